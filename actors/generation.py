@@ -1,0 +1,54 @@
+"""A generation as the engine takes it, and what it streams back: one chunk per round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from paceline.actors.sampling import Sampling
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sequence to generate. A request with n choices is n of these.
+
+    Attributes:
+        request_id: Unique while it runs; `abort` takes it.
+        prompt: Token ids; at least one.
+        max_tokens: Most tokens to generate, at least 1; prompt and answer together fit the target's context.
+        stop_ids: Token ids that end the text; the one that does is the last id streamed.
+        sampling: How tokens are drawn.
+        drafters: The only drafters that may be used; empty means all.
+        speculate: False decodes plainly.
+        max_draft: Most tokens to draft in a round; None takes the cluster's setting.
+        route: Statistics are shared by requests of one route.
+        resumed: How many ids at the prompt's end are an earlier run's answer, sent before that run's replica was lost.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop_ids: frozenset[int]
+    sampling: Sampling = Sampling()
+    drafters: tuple[str, ...] = ()
+    speculate: bool = True
+    max_draft: int | None = None
+    route: str = ""
+    resumed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one round added to one sequence. `finish_reason` is set on the last chunk and only there.
+
+    `drafter` is empty for a plain round; `drafted` counts tokens that were verified and `accepted` those kept, so
+    `token_ids` holds `accepted + 1` ids unless the text ended inside them. `stop` ends with the stop id itself.
+    """
+
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    drafter: str = ""
+    drafted: int = 0
+    accepted: int = 0

@@ -1,0 +1,202 @@
+"""What targets, drafters and the selector say to one another, as plain data: the wire messages without the wire.
+
+`wire` turns these into protobuf and back; in-process links pass them as they are. Positions count tokens from the start
+of the prompt; a position's law is the law of the token *at* that position given all tokens before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from paceline.actors.sampling import Sampling
+
+PROTOCOL_VERSION = 1
+
+Ids = npt.NDArray[np.int32]
+Probs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Laws:
+    """A sparse law per position. Unused slots hold id -1 and probability 0."""
+
+    ids: Ids  # [positions, width]
+    probs: Probs  # [positions, width]
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Start (or restart) a session: the prompt and everything committed so far."""
+
+    seq: int
+    tokens: list[int]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Tokens that the target committed from position `start` on.
+
+    `p` is the target's law at those positions, truncated to its most likely ids *without* renormalising, so the missing
+    mass is known; None where the sequence is greedy (the law is then a point mass on the token itself).
+    """
+
+    seq: int
+    start: int
+    tokens: list[int]
+    p: Laws | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Ask for up to `length` tokens that continue the `start` committed ones."""
+
+    seq: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterBatch:
+    """One message to one drafter, handled in the order opens, commits, proposes, closes.
+
+    `round` is echoed in the reply; 0 where none is awaited (a reply may still come, for a resync or a failure).
+    """
+
+    round: int = 0
+    opens: list[Open] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    proposes: list[Propose] = field(default_factory=list)
+    closes: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.opens or self.commits or self.proposes or self.closes)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A drafter's proposal. `q` is the law each token was sampled from; None where each token is a point mass.
+
+    Each row of `q` sums to 1 and gives its own token a positive probability. An empty draft proposes nothing.
+    """
+
+    seq: int
+    start: int
+    tokens: list[int]
+    q: Laws | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """The drafter lacks the session, or tokens before the message's start: it must be opened afresh."""
+
+    seq: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a drafter could not do. `code` is one of VERSION, INVALID, CAPACITY, INTERNAL."""
+
+    code: str
+    message: str
+    seqs: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterReply:
+    """A drafter's answer to one batch."""
+
+    round: int
+    drafts: list[Draft] = field(default_factory=list)
+    resyncs: list[Resync] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    busy_ms: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.round or self.resyncs or self.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One drafter's acceptance probabilities (gamma) at consecutive committed positions of one sequence."""
+
+    seq: int
+    start: int
+    gammas: Probs  # [positions]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A drafter replica as the selector knows it."""
+
+    drafter: str
+    kind: str
+    address: str
+    node: str = ""
+    device: str = "cpu"
+    pid: int = 0
+    up: bool = True
+    sessions: int = 0
+    capacity: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOpened:
+    """A target took a sequence. `drafters` names the only ones it may use; empty means all."""
+
+    seq: int
+    prompt_tokens: int
+    route: str = ""
+    drafters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRound:
+    """What one round did for one sequence. `drafter` is empty where it was decoded plainly."""
+
+    seq: int
+    committed: int
+    drafter: str
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTiming:
+    """How long one drafter took, from Propose sent to Draft received."""
+
+    drafter: str
+    sequences: int
+    length: int
+    draft_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One target's news for the selector: sequences that came and went, and what a round did."""
+
+    target: str
+    opened: list[SequenceOpened] = field(default_factory=list)
+    rounds: list[SequenceRound] = field(default_factory=list)
+    closed: list[int] = field(default_factory=list)
+    drafts: list[DraftTiming] = field(default_factory=list)
+    verify_ms: float = 0.0
+    verify_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsUpdate:
+    """The selector's news for one target. Weights are by `drafters` and sum to 1; `members` is None where unchanged."""
+
+    number: int
+    drafters: tuple[str, ...]
+    prior: Probs  # [drafters]
+    sequences: dict[int, Probs] = field(default_factory=dict)  # seq -> [drafters]
+    members: tuple[Member, ...] | None = None

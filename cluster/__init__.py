@@ -1,0 +1,1 @@
+"""Configuration, selection policies, wiring, the HTTP ingress and the command line."""

@@ -1,0 +1,169 @@
+"""A cluster, as one frozen document: `deploy/*.yaml`, or the plain dict that `build_app` takes.
+
+Every default is written once, here. Unknown fields are refused, and an error names the field, the value and what was
+expected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from paceline.actors.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resources(_Settings):
+    """What Ray must find free to place an actor."""
+
+    num_cpus: float = Field(0.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    custom: dict[str, float] = Field(default_factory=dict, description="custom Ray resources, e.g. {drafter: 1}")
+
+
+class TargetConfig(_Settings):
+    """The target model and its engine."""
+
+    model: str = Field("embedded", description="`embedded`, a local folder, or a hub id")
+    name: str | None = Field(None, description="the model name clients use; default: the source's own name")
+    dtype: DType = "bfloat16"
+    device: str = "cpu"
+    threads: int | None = Field(None, ge=1, description="CPU threads of its forward; default: all cores")
+    replicas: int = Field(1, ge=1)
+    max_sequences: int = Field(8, ge=1, description="sequences decoded together")
+    max_tokens_in_flight: int = Field(16384, ge=1, description="prompt + answer tokens of all running sequences")
+    max_queue: int = Field(64, ge=0, description="requests that may wait; beyond it clients get 429")
+    max_context: int | None = Field(
+        None, ge=2, description="prompt + answer tokens of one request; default: the model's"
+    )
+    resources: Resources = Resources(num_cpus=1.0)
+
+
+class DrafterConfig(_Settings):
+    """One drafter. `options` are the kind's own; the kind refuses those that it does not know."""
+
+    name: Name
+    kind: str
+    replicas: Literal[1] = 1
+    device: str = "cpu"
+    threads: int = Field(1, ge=1)
+    max_sessions: int = Field(64, ge=1)
+    resources: Resources = Resources()
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SpeculationConfig(_Settings):
+    """How rounds draft."""
+
+    max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
+    catch_up_tokens: int = Field(8, ge=1, le=256, description="tokens a drafter that is not chosen may lag behind")
+    deadline_ms: float = Field(250.0, gt=0, description="most that a round ever waits for a draft")
+    default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")
+
+
+class SelectorConfig(_Settings):
+    """How the drafter is chosen."""
+
+    policy: Literal["normalhedge", "fixed", "round_robin", "uniform"] = "normalhedge"
+    drafter: str | None = Field(None, description="the one that policy `fixed` plays")
+    loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
+    discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
+    prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
+    max_sequences: int = Field(4096, ge=1, description="learners held at once")
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _fixed_names_a_drafter(self) -> SelectorConfig:
+        if (self.policy == "fixed") != (self.drafter is not None):
+            raise ValueError("`drafter` goes with policy `fixed`, and only with it")
+        return self
+
+
+class HttpConfig(_Settings):
+    """The OpenAI-compatible endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
+    max_choices: int = Field(8, ge=1, description="most `n` of a request")
+
+
+class NetworkConfig(_Settings):
+    """The gRPC links."""
+
+    host: str = Field(
+        "node", description="address that gRPC servers bind: `node` for the Ray node's own, or an address"
+    )
+    token: str | None = Field(None, description="shared secret that every gRPC call must carry")
+    max_message_bytes: int = Field(16 * 1024 * 1024, ge=64 * 1024)
+    heartbeat_s: float = Field(1.0, gt=0, le=60)
+
+
+class ClusterConfig(_Settings):
+    """A whole cluster."""
+
+    target: TargetConfig = TargetConfig()
+    drafters: tuple[DrafterConfig, ...] = ()
+    speculation: SpeculationConfig = SpeculationConfig()
+    selector: SelectorConfig = SelectorConfig()
+    http: HttpConfig = HttpConfig()
+    network: NetworkConfig = NetworkConfig()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> ClusterConfig:
+        names = [drafter.name for drafter in self.drafters]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"drafters: the name {name!r} is used twice; each drafter needs its own")
+        for field, name in (
+            ("selector.drafter", self.selector.drafter),
+            ("speculation.default_drafter", self.speculation.default_drafter),
+        ):
+            if name is not None and name not in names:
+                raise ValueError(f"{field}: {name!r} is not one of the drafters ({', '.join(names) or 'none'})")
+        return self
+
+
+def parse_config(document: Any, source: str = "config") -> ClusterConfig:
+    """Check a plain dict.
+
+    Raises:
+        ConfigError: a field is unknown, missing or out of range; the message lists each, with its value.
+    """
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source}: expected a mapping of settings, got {type(document).__name__}")
+    try:
+        return ClusterConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_describe(item) for item in error.errors())) from None
+
+
+def load_config(path: str | Path) -> ClusterConfig:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or a field is wrong.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML ({error})") from None
+    return parse_config({} if document is None else document, str(path))
+
+
+def _describe(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or "settings"
+    given = item["input"]
+    shown = f" (got {given!r:.80})" if not isinstance(given, dict | BaseModel) else ""
+    return f"{field}: {item['msg'].removeprefix('Value error, ')}{shown}"
