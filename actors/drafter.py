@@ -1,7 +1,7 @@
 """What every drafter kind implements: four calls on batches of sequences.
 
-A kind is one file and one line in `drafter_registry`. It holds no sockets and no threads: `DrafterHost` calls it from one
-thread at a time, and has already refused gaps, repeats, unknown sessions and everything over the limits.
+A kind is one file and one line in `drafter_registry`. It holds no sockets and no threads: `DrafterHost` calls it from
+one thread at a time, and has already refused gaps, repeats, unknown sessions and everything over the limits.
 
 Scoring is catching up: to draft, a kind must run committed tokens anyway, and the same pass gives its law at every
 committed position. `commit` therefore returns gamma, the probability that the kind's proposal there would be accepted:
@@ -41,7 +41,7 @@ class Drafter(Protocol):
         ...
 
     def propose(self, proposes: Sequence[Propose]) -> list[Draft]:
-        """Draft up to `length` tokens for each sequence, in the order asked; an empty draft where it has no proposal."""
+        """Draft up to `length` tokens per sequence, in the order asked; an empty draft is no proposal."""
         ...
 
     def close(self, seqs: Sequence[int]) -> None:

@@ -53,7 +53,6 @@ class DrafterConfig(_Settings):
 
     name: Name
     kind: str
-    replicas: Literal[1] = 1
     device: str = "cpu"
     threads: int = Field(1, ge=1)
     max_sessions: int = Field(64, ge=1)
@@ -124,12 +123,12 @@ class ClusterConfig(_Settings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"drafters: the name {name!r} is used twice; each drafter needs its own")
-        for field, name in (
+        for field, chosen in (
             ("selector.drafter", self.selector.drafter),
             ("speculation.default_drafter", self.speculation.default_drafter),
         ):
-            if name is not None and name not in names:
-                raise ValueError(f"{field}: {name!r} is not one of the drafters ({', '.join(names) or 'none'})")
+            if chosen is not None and chosen not in names:
+                raise ValueError(f"{field}: {chosen!r} is not one of the drafters ({', '.join(names) or 'none'})")
         return self
 
 

@@ -1,0 +1,76 @@
+"""What the HTTP endpoint needs from the cluster behind it; `app` injects the Ray-backed one, tests an in-process one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from paceline.actors.generation import Chunk, Generation
+
+Mode = Literal["speculation", "plain decoding"]
+
+
+@dataclass(frozen=True, slots=True)
+class ActorStatus:
+    """One actor of the cluster, as the start-up table and `paceline status` show it."""
+
+    name: str
+    kind: str  # target, selector, ingress, or the drafter's kind
+    node: str
+    device: str
+    state: str  # up, down, starting
+    pid: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterState:
+    """One drafter's discounted statistics, as the selector sees them."""
+
+    name: str
+    kind: str
+    up: bool
+    weight: float
+    gamma: float
+    eal: float
+    rounds: int
+    drafted: int
+    accepted: int
+    draft_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The whole cluster at one moment."""
+
+    ready: bool  # the target answers
+    mode: Mode
+    model: str
+    policy: str
+    selector_up: bool
+    actors: list[ActorStatus] = field(default_factory=list)
+    drafters: list[DrafterState] = field(default_factory=list)
+    running: int = 0
+    waiting: int = 0
+
+
+class Backend(Protocol):
+    """The cluster, as the HTTP endpoint sees it."""
+
+    def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
+        """Stream one sequence: one chunk per round, the last one with a finish reason.
+
+        Closing the iterator early frees the sequence everywhere.
+
+        Raises:
+            RequestError: the generation cannot be run (too long, unknown drafter, ...).
+            Overloaded: the queue is full.
+            NotReady: no target is there.
+            EngineError: the decoding loop failed.
+        """
+        ...
+
+    async def status(self) -> ClusterStatus:
+        """The state of every actor; answers within a second even where some do not."""
+        ...
