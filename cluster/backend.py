@@ -1,4 +1,4 @@
-"""What the HTTP endpoint needs from the cluster behind it; `app` injects the Ray-backed one, tests an in-process one."""
+"""What the HTTP endpoint needs from the cluster behind it: `app` injects the Ray-backed one."""
 
 from __future__ import annotations
 
