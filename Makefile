@@ -10,7 +10,7 @@ export PYTHONSAFEPATH = 1
 .PHONY: serve test lint format typecheck stubs clean
 
 serve: $(VENV)/.installed
-	$(BIN)/paceline serve $(CONFIG)
+	$(BIN)/paceline serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.installed-dev
 	$(BIN)/paceline pull

@@ -106,7 +106,18 @@ class ProtocolError(PacelineError):
 
 
 class DraftError(ProtocolError):
-    """A draft that cannot be verified: ids outside the vocabulary, NaN, probabilities that do not sum to one."""
+    """A draft that cannot be verified: ids outside the vocabulary, NaN, probabilities that do not sum to one.
+
+    `reason` is one short word per kind of fault, to count by.
+    """
+
+    def __init__(self, message: str, reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Keep `reason` across processes."""
+        return type(self), (str(self), self.reason)
 
 
 class LinkDown(PacelineError):  # noqa: N818

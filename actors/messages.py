@@ -200,3 +200,46 @@ class WeightsUpdate:
     prior: Probs  # [drafters]
     sequences: dict[int, Probs] = field(default_factory=dict)  # seq -> [drafters]
     members: tuple[Member, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A drafter says that it is there, and where. `scores_dropped` counts scores it could not send in time."""
+
+    drafter: str
+    kind: str
+    address: str
+    node: str = ""
+    device: str = "cpu"
+    pid: int = 0
+    sessions: int = 0
+    capacity: int = 0
+    scores_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterStatistics:
+    """What the selector knows of one drafter: `gamma` and `eal` are discounted means, 0 where nothing was scored."""
+
+    drafter: str
+    scored: int = 0  # positions
+    gamma: float = 0.0
+    eal: float = 0.0
+    weight: float = 0.0  # of a new sequence
+    rounds: int = 0  # it was played in
+    drafted: int = 0
+    accepted: int = 0
+    draft_ms: float = 0.0  # 0 where it was never measured
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorSnapshot:
+    """The selector at one moment."""
+
+    policy: str
+    updates: int
+    sequences: int
+    members: tuple[Member, ...]
+    drafters: tuple[DrafterStatistics, ...]
+    plain_rounds: int
+    uptime_s: float

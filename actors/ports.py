@@ -62,6 +62,10 @@ class DrafterPool(Protocol):
         """Drafters that may be asked now: connected, not quarantined, and with no overdue answer."""
         ...
 
+    def serves(self, drafter: str, seq: int) -> bool:
+        """Whether a usable drafter may be asked for this sequence (it refused it, say, when it was at capacity)."""
+        ...
+
     def open(self, sequence: Tracked) -> None:
         """Announce a sequence to every drafter it may use, so that they prefill while the target does."""
         ...

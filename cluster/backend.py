@@ -21,7 +21,9 @@ class ActorStatus:
     device: str
     state: str  # up, down, starting
     pid: int = 0
-    detail: str = ""
+    address: str = ""
+    sessions: int = 0  # sequences held
+    detail: str = ""  # what is wrong, where something is
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,201 @@
+"""Continuous batching: requests join and leave between rounds, within bounds; beyond them they wait, beyond that they
+are refused.
+
+One thread runs `run`; `submit` and `abort` may be called from any. Every accepted generation ends in exactly one
+terminal event: a chunk with a finish reason, or an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paceline.actors.causal_model import CausalModel
+from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
+from paceline.actors.generation import Chunk, Generation
+from paceline.actors.messages import SequenceOpened
+from paceline.actors.ports import DrafterPool, WeightsBoard
+from paceline.actors.round import speculative_round
+from paceline.actors.sequence import Listener, Sequence
+
+logger = logging.getLogger(__name__)
+
+_IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that links are up before they are needed
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together."""
+
+    max_sequences: int = 8
+    max_tokens_in_flight: int = 16384
+    max_queue: int = 64
+    max_context: int = 8192
+    max_draft: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    generation: Generation
+    listener: Listener
+
+
+class Engine:
+    """The target's decoding loop over one model, one pool of drafters and one board of weights."""
+
+    def __init__(
+        self,
+        model: CausalModel,
+        pool: DrafterPool,
+        board: WeightsBoard,
+        limits: EngineLimits,
+        chance: np.random.Generator | None = None,
+    ) -> None:
+        self._model = model
+        self._pool = pool
+        self._board = board
+        self._limits = limits
+        self._chance = chance or np.random.default_rng()
+        self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
+        self._changed = threading.Condition()
+        self._waiting: deque[_Waiting] = deque()
+        self._running: list[Sequence] = []
+        self._aborted: set[str] = set()
+        self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """Sequences being decoded."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Generations queued."""
+        return len(self._waiting)
+
+    def submit(self, generation: Generation, listener: Listener) -> None:
+        """Queue a generation; its chunks go to `listener`, on the engine's thread.
+
+        Raises:
+            RequestError: it can never run here: empty, outside the vocabulary, or too long.
+            Overloaded: the queue is full.
+            NotReady: the engine is stopping.
+        """
+        self._check(generation)
+        with self._changed:
+            if self._stopping:
+                raise NotReady("the target is shutting down")
+            free = not self._waiting and len(self._running) < self._limits.max_sequences
+            if not free and len(self._waiting) >= self._limits.max_queue:
+                raise Overloaded(f"{len(self._waiting)} requests are waiting, the most this target queues")
+            self._waiting.append(_Waiting(generation, listener))
+            self._changed.notify()
+
+    def abort(self, request_id: str) -> None:
+        """End a generation at the next round's edge; unknown ids are ignored, since it may just have finished."""
+        with self._changed:
+            for waiting in self._waiting:
+                if waiting.generation.request_id == request_id:
+                    self._waiting.remove(waiting)
+                    waiting.listener(Chunk([], "abort"))
+                    return
+            if any(sequence.generation.request_id == request_id for sequence in self._running):
+                self._aborted.add(request_id)
+
+    def stop(self) -> None:
+        """End the loop after the round in progress; what has not finished ends with NotReady."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def run(self) -> None:
+        """Decode until `stop`."""
+        while self._admit():
+            try:
+                self._round()
+            except Exception as error:  # the loop's edge: its requests end with the error, the loop lives on
+                logger.exception("a round failed")
+                self._fail(EngineError(f"a decoding round failed: {error}"))
+        self._fail(NotReady("the target is shutting down"))
+
+    def _check(self, generation: Generation) -> None:
+        limits = self._limits
+        if not generation.prompt:
+            raise RequestError("prompt: is empty; at least one token is needed", "prompt")
+        if generation.max_tokens < 1:
+            raise RequestError(f"max_tokens: {generation.max_tokens}; at least 1 is needed", "max_tokens")
+        vocab = self._model.vocab_size
+        if min(generation.prompt) < 0 or max(generation.prompt) >= vocab:
+            raise RequestError(f"prompt: holds a token id outside the vocabulary of {vocab}", "prompt")
+        total = len(generation.prompt) + generation.max_tokens
+        room = min(limits.max_context, limits.max_tokens_in_flight)
+        if total > room:
+            raise RequestError(
+                f"max_tokens: prompt ({len(generation.prompt)}) and max_tokens ({generation.max_tokens}) "
+                f"make {total} tokens; the most is {room}",
+                "max_tokens",
+            )
+
+    def _admit(self) -> bool:
+        """Take what fits from the queue; wait while there is nothing to do. False when stopping."""
+        admitted = []
+        with self._changed:
+            while not (self._stopping or self._running or self._waiting):
+                self._changed.wait(_IDLE_S)
+                self._pool.usable()
+            if self._stopping:
+                return False
+            in_flight = sum(s.prompt_tokens + s.generation.max_tokens for s in self._running)
+            while self._waiting and len(self._running) < self._limits.max_sequences:
+                generation = self._waiting[0].generation
+                in_flight += len(generation.prompt) + generation.max_tokens
+                if in_flight > self._limits.max_tokens_in_flight:
+                    break
+                listener = self._waiting.popleft().listener
+                sequence = Sequence(next(self._ids), generation, self._model.new_cache(), listener)
+                self._running.append(sequence)
+                admitted.append(sequence)
+        for sequence in admitted:
+            if sequence.generation.speculate:
+                opened = SequenceOpened(
+                    sequence.seq, sequence.prompt_tokens, sequence.generation.route, sequence.drafters
+                )
+                self._board.opened(opened)
+                self._pool.open(sequence)
+        return True
+
+    def _round(self) -> None:
+        batch = list(self._running)
+        chunks = speculative_round(batch, self._model, self._pool, self._board, self._limits.max_draft, self._chance)
+        with self._changed:
+            aborted, self._aborted = self._aborted, set()
+        for sequence, chunk in zip(batch, chunks, strict=True):
+            if sequence.finished is None and sequence.generation.request_id in aborted:
+                sequence.finished = "abort"
+            if sequence.finished is not None:
+                self._release(sequence)
+            sequence.listener(replace(chunk, finish_reason=sequence.finished))
+
+    def _release(self, sequence: Sequence) -> None:
+        with self._changed:
+            self._running.remove(sequence)
+        if sequence.generation.speculate:
+            self._pool.close(sequence.seq)
+            self._board.closed(sequence.seq)
+
+    def _fail(self, error: PacelineError) -> None:
+        with self._changed:
+            waiting = list(self._waiting) if self._stopping else []
+            if self._stopping:
+                self._waiting.clear()
+        for sequence in list(self._running):
+            self._release(sequence)
+            sequence.listener(error)
+        for item in waiting:
+            item.listener(error)

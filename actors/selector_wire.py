@@ -1,0 +1,287 @@
+"""The selector's protocol as protobuf: scores, heartbeats, target reports, weights and snapshots, both ways.
+
+Decoding checks the version and ranges once, at the door; past it there is only the plain data of `messages`. Called by
+`score_link` and `weights_link` on one end and by the selector's server on the other.
+"""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+
+from paceline.actors.errors import ProtocolError
+from paceline.actors.messages import (
+    PROTOCOL_VERSION,
+    DrafterStatistics,
+    DraftTiming,
+    Heartbeat,
+    Member,
+    Score,
+    SelectorSnapshot,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+    WeightsUpdate,
+)
+from paceline.protos import paceline_pb2 as pb
+
+MAX_NAME_CHARACTERS = 256
+
+
+def check_version(version: int) -> None:
+    """Refuse a peer of another protocol.
+
+    Raises:
+        ProtocolError: the versions differ.
+    """
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(f"version: expected {PROTOCOL_VERSION}, got {version}")
+
+
+def reason(error: Exception) -> str:
+    """Why a link to the selector failed, on one line, for logs."""
+    if isinstance(error, grpc.Call):
+        return f"{error.code().name}: {error.details()}"
+    return f"{type(error).__name__}: {str(error).strip()[:200]}"
+
+
+def _named(name: str, field: str) -> str:
+    if not 0 < len(name) <= MAX_NAME_CHARACTERS:
+        raise ProtocolError(f"{field}: expected 1 to {MAX_NAME_CHARACTERS} characters, got {len(name)}")
+    return name
+
+
+# ---------------------------------------------------------------- drafter -> selector
+
+
+def encode_scores(drafter: str, scores: list[Score]) -> pb.ScoreBatch:
+    """Write one drafter's scores."""
+    items = [pb.Score(seq=score.seq, start=score.start, gammas=score.gammas) for score in scores]
+    return pb.ScoreBatch(version=PROTOCOL_VERSION, drafter=drafter, scores=items)
+
+
+def decode_scores(message: pb.ScoreBatch) -> tuple[str, list[Score]]:
+    """Read a drafter's name and scores. Gammas are not judged here: one bad score must not cost the others.
+
+    Raises:
+        ProtocolError: another version, or no name.
+    """
+    check_version(message.version)
+    scores = [Score(item.seq, item.start, np.array(item.gammas, dtype=np.float32)) for item in message.scores]
+    return _named(message.drafter, "drafter"), scores
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> pb.Heartbeat:
+    """Write a heartbeat."""
+    return pb.Heartbeat(
+        version=PROTOCOL_VERSION,
+        drafter=heartbeat.drafter,
+        kind=heartbeat.kind,
+        address=heartbeat.address,
+        node=heartbeat.node,
+        device=heartbeat.device,
+        pid=heartbeat.pid,
+        sessions=heartbeat.sessions,
+        capacity=heartbeat.capacity,
+        scores_dropped=heartbeat.scores_dropped,
+    )
+
+
+def decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
+    """Read a heartbeat.
+
+    Raises:
+        ProtocolError: another version, or a name or address that is missing or too long.
+    """
+    check_version(message.version)
+    return Heartbeat(
+        drafter=_named(message.drafter, "drafter"),
+        kind=_named(message.kind, "kind"),
+        address=_named(message.address, "address"),
+        node=message.node,
+        device=message.device,
+        pid=message.pid,
+        sessions=message.sessions,
+        capacity=message.capacity,
+        scores_dropped=message.scores_dropped,
+    )
+
+
+# ---------------------------------------------------------------- target -> selector
+
+
+def encode_report(report: TargetReport) -> pb.TargetReport:
+    """Write a target's report."""
+    return pb.TargetReport(
+        version=PROTOCOL_VERSION,
+        target=report.target,
+        opened=[
+            pb.SequenceOpened(seq=o.seq, prompt_tokens=o.prompt_tokens, route=o.route, drafters=o.drafters)
+            for o in report.opened
+        ],
+        rounds=[
+            pb.SequenceRound(
+                seq=r.seq, committed=r.committed, drafter=r.drafter, drafted=r.drafted, accepted=r.accepted
+            )
+            for r in report.rounds
+        ],
+        closed=report.closed,
+        drafts=[
+            pb.DraftTiming(drafter=t.drafter, sequences=t.sequences, length=t.length, draft_ms=t.draft_ms)
+            for t in report.drafts
+        ],
+        verify_ms=report.verify_ms,
+        verify_tokens=report.verify_tokens,
+    )
+
+
+def decode_report(message: pb.TargetReport) -> TargetReport:
+    """Read a target's report.
+
+    Raises:
+        ProtocolError: another version, no name, or a time that is not a finite number of at least 0.
+    """
+    check_version(message.version)
+    return TargetReport(
+        target=_named(message.target, "target"),
+        opened=[SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters)) for o in message.opened],
+        rounds=[SequenceRound(r.seq, r.committed, r.drafter, r.drafted, r.accepted) for r in message.rounds],
+        closed=list(message.closed),
+        drafts=[
+            DraftTiming(t.drafter, t.sequences, t.length, _milliseconds(t.draft_ms, f"drafts[{i}].draft_ms"))
+            for i, t in enumerate(message.drafts)
+        ],
+        verify_ms=_milliseconds(message.verify_ms, "verify_ms"),
+        verify_tokens=message.verify_tokens,
+    )
+
+
+def _milliseconds(value: float, field: str) -> float:
+    if not 0.0 <= value < float("inf"):
+        raise ProtocolError(f"{field}: expected a finite number of at least 0, got {value}")
+    return value
+
+
+# ---------------------------------------------------------------- selector -> target
+
+
+def encode_update(update: WeightsUpdate) -> pb.WeightsUpdate:
+    """Write an update. `members` None goes as an empty list, which is why a selector without any sends None too."""
+    return pb.WeightsUpdate(
+        version=PROTOCOL_VERSION,
+        number=update.number,
+        drafters=update.drafters,
+        prior=update.prior,
+        sequences=[pb.SequenceWeights(seq=seq, weights=weights) for seq, weights in update.sequences.items()],
+        members=[_encode_member(member) for member in update.members or ()],
+    )
+
+
+def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
+    """Read an update.
+
+    Raises:
+        ProtocolError: another version, or weights that do not fit the drafters or are no weights.
+    """
+    check_version(message.version)
+    count = len(message.drafters)
+    return WeightsUpdate(
+        number=message.number,
+        drafters=tuple(message.drafters),
+        prior=_decode_weights(message.prior, count, "prior"),
+        sequences={
+            item.seq: _decode_weights(item.weights, len(item.weights) and count, f"sequences[{i}].weights")
+            for i, item in enumerate(message.sequences)
+        },
+        members=tuple(_decode_member(member) for member in message.members) or None,
+    )
+
+
+def _decode_weights(values: object, count: int, field: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    weights = np.array(values, dtype=np.float32)
+    if len(weights) != count:
+        raise ProtocolError(f"{field}: expected a weight for each of {count} drafters, got {len(weights)}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ProtocolError(f"{field}: expected finite numbers of at least 0, got {weights.tolist()}")
+    return weights
+
+
+def _encode_member(member: Member) -> pb.Member:
+    return pb.Member(
+        drafter=member.drafter,
+        kind=member.kind,
+        address=member.address,
+        node=member.node,
+        device=member.device,
+        pid=member.pid,
+        up=member.up,
+        sessions=member.sessions,
+        capacity=member.capacity,
+    )
+
+
+def _decode_member(message: pb.Member) -> Member:
+    return Member(
+        drafter=message.drafter,
+        kind=message.kind,
+        address=message.address,
+        node=message.node,
+        device=message.device,
+        pid=message.pid,
+        up=message.up,
+        sessions=message.sessions,
+        capacity=message.capacity,
+    )
+
+
+# ---------------------------------------------------------------- selector -> dashboard
+
+
+def encode_snapshot(snapshot: SelectorSnapshot) -> pb.SnapshotReply:
+    """Write a snapshot."""
+    return pb.SnapshotReply(
+        version=PROTOCOL_VERSION,
+        policy=snapshot.policy,
+        updates=snapshot.updates,
+        sequences=snapshot.sequences,
+        members=[_encode_member(member) for member in snapshot.members],
+        drafters=[
+            pb.DrafterStatistics(
+                drafter=d.drafter,
+                scored=d.scored,
+                gamma=d.gamma,
+                eal=d.eal,
+                weight=d.weight,
+                rounds=d.rounds,
+                drafted=d.drafted,
+                accepted=d.accepted,
+                draft_ms=d.draft_ms,
+            )
+            for d in snapshot.drafters
+        ],
+        plain_rounds=snapshot.plain_rounds,
+        uptime_s=snapshot.uptime_s,
+    )
+
+
+def decode_snapshot(message: pb.SnapshotReply) -> SelectorSnapshot:
+    """Read a snapshot.
+
+    Raises:
+        ProtocolError: another version.
+    """
+    check_version(message.version)
+    drafters = tuple(
+        DrafterStatistics(d.drafter, d.scored, d.gamma, d.eal, d.weight, d.rounds, d.drafted, d.accepted, d.draft_ms)
+        for d in message.drafters
+    )
+    members = tuple(_decode_member(member) for member in message.members)
+    return SelectorSnapshot(
+        message.policy,
+        message.updates,
+        message.sequences,
+        members,
+        drafters,
+        message.plain_rounds,
+        message.uptime_s,
+    )

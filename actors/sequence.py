@@ -1,0 +1,103 @@
+"""One running sequence, as the engine and the drafter pool see it: its tokens, its cache, its laws and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from paceline.actors.causal_model import Cache
+from paceline.actors.errors import PacelineError
+from paceline.actors.generation import Chunk, FinishReason, Generation
+from paceline.actors.messages import Laws
+from paceline.actors.sampling import Sampling
+
+Listener = Callable[[Chunk | PacelineError], None]
+
+
+class Sequence:
+    """A generation in progress.
+
+    Between rounds the target's cache holds every token but the last, whose forward is the next round's first position.
+    Fresh sequences hold nothing yet: their first round runs the prompt.
+    """
+
+    def __init__(self, seq: int, generation: Generation, cache: Cache, listener: Listener) -> None:
+        self.seq = seq
+        self.generation = generation
+        self.cache = cache
+        self.listener = listener
+        self.tokens: list[int] = list(generation.prompt)
+        self.prompt_tokens = len(generation.prompt)
+        self.finished: FinishReason | None = None
+        self.noise = torch.Generator()
+        self.noise.seed()
+        self._laws: list[Laws] = []
+        self._law_ends: list[int] = []
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its tokens are drawn."""
+        return self.generation.sampling
+
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """The only drafters it may use; empty means all."""
+        return self.generation.drafters
+
+    @property
+    def remaining(self) -> int:
+        """Tokens it may still generate."""
+        return self.generation.max_tokens - (len(self.tokens) - self.prompt_tokens)
+
+    @property
+    def pending(self) -> list[int]:
+        """Committed tokens that the target's cache does not hold yet."""
+        return self.tokens[self.cache.length :]
+
+    def draft_limit(self, max_draft: int) -> int:
+        """Most tokens worth drafting now: the bonus token always takes one of those that remain."""
+        if not self.generation.speculate or len(self.tokens) == self.prompt_tokens:
+            return 0
+        own = self.generation.max_draft
+        return max(0, min(max_draft if own is None else own, self.remaining - 1))
+
+    def append(self, tokens: list[int], laws: Laws | None) -> list[int]:
+        """Commit a round's tokens, cut where the text ends; sets `finished` there.
+
+        Returns:
+            The tokens that were kept.
+        """
+        kept = tokens[: self.remaining]
+        for index, token in enumerate(kept):
+            if token in self.generation.stop_ids:
+                kept = kept[: index + 1]
+                self.finished = "stop"
+                break
+        else:
+            if len(kept) == self.remaining:
+                self.finished = "length"
+        self.tokens.extend(kept)
+        if laws is not None:
+            self._laws.append(Laws(laws.ids[: len(kept)], laws.probs[: len(kept)]))
+            self._law_ends.append(len(self.tokens))
+        return kept
+
+    def laws(self, start: int) -> Laws | None:
+        """The target's sparse laws at committed positions from `start` on; None where the sequence is greedy.
+
+        Raises:
+            ValueError: `start` lies in the prompt, where no law is kept.
+        """
+        if self.sampling.greedy:
+            return None
+        if start < self.prompt_tokens:
+            raise ValueError(f"start {start} lies in the prompt of {self.prompt_tokens} tokens")
+        first = int(np.searchsorted(self._law_ends, start, side="right"))
+        rows = self._laws[first:]
+        if not rows:
+            return Laws(np.empty((0, 1), np.int32), np.empty((0, 1), np.float32))
+        skipped = len(rows[0]) - (self._law_ends[first] - start)
+        ids = np.concatenate([part.ids for part in rows])[skipped:]
+        return Laws(ids, np.concatenate([part.probs for part in rows])[skipped:])

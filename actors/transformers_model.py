@@ -1,0 +1,101 @@
+"""Any decoder that transformers knows and the lean decoder does not: correct, slower, one sequence at a time.
+
+`model_loader` falls back to it. Importing this module imports transformers, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from paceline.actors.causal_model import Step
+from paceline.actors.errors import ModelSourceError
+from paceline.actors.step_check import check_steps
+
+
+class TransformersCache:
+    """Keys and values of one sequence.
+
+    Sliding-window layers are kept whole (transformers masks them), since a window that was cut cannot be rolled back
+    twice.
+    """
+
+    def __init__(self) -> None:
+        """An empty cache."""
+        self.past = DynamicCache()
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return int(self.past.get_seq_length())
+
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on.
+
+        Raises:
+            ValueError: `length` is negative or more than is held.
+        """
+        held = self.length
+        if not 0 <= length <= held:
+            raise ValueError(f"truncate: length {length}; the cache holds {held} positions")
+        if length == 0:
+            self.past = DynamicCache()
+        else:
+            self.past.crop(length - held)  # transformers counts what to remove, as a negative number
+
+
+class TransformersModel:
+    """A `CausalModel` over AutoModelForCausalLM. Not thread-safe."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        """Load the model.
+
+        Raises:
+            ModelSourceError: transformers cannot load it, or its state cannot be rolled back.
+        """
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise ModelSourceError(f"{folder}: transformers cannot load it ({error})") from error
+        self._model = model.to(device).eval()
+        config = self._model.config.get_text_config(decoder=True)
+        if not all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers):
+            raise ModelSourceError(
+                f"{folder}: {config.model_type} keeps a recurrent state, which cannot be rolled back"
+            )
+        self.vocab_size = int(config.vocab_size)
+        self.max_positions = int(config.max_position_embeddings)
+        self.device = device
+        self.dtype = dtype
+
+    def new_cache(self) -> TransformersCache:
+        """An empty cache that grows as needed."""
+        return TransformersCache()
+
+    @torch.inference_mode()
+    def forward(self, steps: Sequence[Step]) -> torch.Tensor:
+        """Append every step's tokens to its cache and return the wanted logits; see `CausalModel.forward`.
+
+        Raises:
+            ValueError: as for `Llama.forward`.
+        """
+        caches, wanted = check_steps(steps, TransformersCache, self.vocab_size, self.max_positions)
+        return torch.cat(
+            [
+                self._run(step.token_ids, cache, len(rows))
+                for step, cache, rows in zip(steps, caches, wanted, strict=True)
+            ]
+        )
+
+    def _run(self, token_ids: Sequence[int], cache: TransformersCache, rows: int) -> torch.Tensor:
+        """Logits of the last `rows` tokens of one step, [rows, vocab]."""
+        ids = torch.tensor([list(token_ids)], device=self.device)
+        # 0 would mean "all rows" to transformers, so at least one is asked for, and cut here.
+        output = self._model(input_ids=ids, past_key_values=cache.past, use_cache=True, logits_to_keep=max(rows, 1))
+        logits: torch.Tensor = output.logits[0]  # [kept, vocab]
+        return logits[len(logits) - rows :]

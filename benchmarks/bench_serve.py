@@ -1,0 +1,206 @@
+"""Does the selector pay? Plain decoding, each drafter alone and the selector, through HTTP, on the same prompts.
+
+All of them are the same running cluster: a request's `paceline` field picks one. For every prompt the arms follow one
+another in an order that rotates, so that the machine's drift falls on all alike. Tokens are those of the replies'
+`usage`. The suffix drafter's memory of earlier outputs is switched off, or the second repetition would be read from it.
+
+    python benchmarks/bench_serve.py --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from prompt_file import Prompt, read_prompts
+from provenance import provenance
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from paceline.cluster.served_process import ServedProcess
+
+HERE = Path(__file__).resolve().parent
+CONSOLE = Console()
+
+
+def main() -> None:
+    """Measure, print a table, end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=HERE.parent / "deploy" / "local.yaml")
+    parser.add_argument("--prompts", type=Path, default=HERE / "prompts" / "first_ride.jsonl")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128, help="most tokens per answer")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--limit", type=int, default=None, help="use only the first prompts of each domain")
+    options = parser.parse_args()
+    document = yaml.safe_load(options.config.read_text())
+    for drafter in document["drafters"]:
+        if drafter["kind"] == "suffix":
+            drafter["options"] = {**drafter.get("options", {}), "memory_tokens": 0}
+    prompts = take(read_prompts(options.prompts), options.limit)
+    arms: dict[str, dict[str, Any]] = {"plain": {"enabled": False}}
+    arms |= {drafter["name"]: {"drafter": drafter["name"]} for drafter in document["drafters"]}
+    arms["selector"] = {}
+    with ServedProcess(document) as served:
+        model = httpx.get(f"{served.url}/v1/models").json()["data"][0]["id"]
+        runs = measure(served.url, model, prompts, arms, options)
+        memory_mib = cluster_memory_mib(served.pid)
+    report(runs, prompts, list(arms), options, memory_mib)
+
+
+def take(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
+    """The first `limit` prompts of each domain."""
+    seen: dict[str, int] = defaultdict(int)
+    kept = []
+    for prompt in prompts:
+        seen[prompt.domain] += 1
+        if limit is None or seen[prompt.domain] <= limit:
+            kept.append(prompt)
+    return kept
+
+
+def measure(
+    url: str, model: str, prompts: list[Prompt], arms: dict[str, dict[str, Any]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One row per answer: repeat, prompt, arm, tokens, seconds, rounds."""
+    rows = []
+    names = list(arms)
+    with httpx.Client(base_url=url, timeout=300) as client:
+        for name in names * 2:  # warm-up, not counted
+            ask(client, model, prompts[0].text, arms[name], options)
+        bar = tqdm(total=options.repeats * len(prompts) * len(names), unit="answer")
+        for repeat in range(options.repeats):
+            for index, prompt in enumerate(prompts):
+                shift = (repeat + index) % len(names)
+                for name in names[shift:] + names[:shift]:
+                    tokens, seconds, speculation = ask(client, model, prompt.text, arms[name], options)
+                    rows.append(
+                        {
+                            "repeat": repeat,
+                            "prompt": index,
+                            "domain": prompt.domain,
+                            "arm": name,
+                            "tokens": tokens,
+                            "seconds": seconds,
+                            "rounds": speculation["rounds"],
+                            "share": speculation["rounds_by_drafter"],
+                        }
+                    )
+                    bar.update()
+        bar.close()
+    return rows
+
+
+def ask(
+    client: httpx.Client, model: str, prompt: str, arm: dict[str, Any], options: argparse.Namespace
+) -> tuple[int, float, dict[str, Any]]:
+    """One answer: tokens, seconds from request to the last byte, and its speculation report."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": options.tokens,
+        "temperature": options.temperature,
+        "paceline": arm,
+    }
+    began = time.perf_counter()
+    reply = client.post("/v1/chat/completions", json=body)
+    seconds = time.perf_counter() - began
+    reply.raise_for_status()
+    answer = reply.json()
+    return answer["usage"]["completion_tokens"], seconds, answer["metrics"]["speculative_decoding"]
+
+
+def report(
+    rows: list[dict[str, Any]],
+    prompts: list[Prompt],
+    names: list[str],
+    options: argparse.Namespace,
+    memory_mib: float,
+) -> None:
+    """Medians over the repeats of tokens per second over all prompts; ratios are taken within each repeat."""
+
+    def rate(arm: str, repeat: int, domain: str | None = None) -> float:
+        chosen = [
+            r for r in rows if r["arm"] == arm and r["repeat"] == repeat and (domain is None or r["domain"] == domain)
+        ]
+        return float(sum(r["tokens"] for r in chosen) / sum(r["seconds"] for r in chosen))
+
+    repeats = range(options.repeats)
+    singles = [name for name in names if name not in ("plain", "selector")]
+    domains = list(dict.fromkeys(prompt.domain for prompt in prompts))
+    table = Table(title=f"{len(prompts)} prompts, {options.tokens} tokens, T={options.temperature}, concurrency 1")
+    for column in ("arm", "tok/s", "vs plain", "tok/round", *domains):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    summary = {}
+    for name in names:
+        own = [r for r in rows if r["arm"] == name]
+        summary[name] = {
+            "tokens_per_s": statistics.median(rate(name, r) for r in repeats),
+            "vs_plain": statistics.median(rate(name, r) / rate("plain", r) for r in repeats),
+            "tokens_per_round": sum(r["tokens"] for r in own) / sum(r["rounds"] for r in own),
+            "vs_plain_by_domain": {
+                d: statistics.median(rate(name, r, d) / rate("plain", r, d) for r in repeats) for d in domains
+            },
+        }
+        figures = summary[name]
+        table.add_row(
+            name,
+            f"{figures['tokens_per_s']:.1f}",
+            f"{figures['vs_plain']:.2f}x",
+            f"{figures['tokens_per_round']:.2f}",
+            *(f"{figures['vs_plain_by_domain'][d]:.2f}x" for d in domains),
+        )
+    CONSOLE.print(table)
+    best = max(singles, key=lambda name: summary[name]["tokens_per_s"]) if singles else "plain"
+    ratio = statistics.median(rate("selector", r) / rate(best, r) for r in repeats)
+    share: dict[str, float] = defaultdict(float)
+    chosen = [r for r in rows if r["arm"] == "selector"]
+    for row in chosen:
+        for name, part in row["share"].items():
+            share[name] += part * row["rounds"] / sum(r["rounds"] for r in chosen)
+    CONSOLE.print(f"selector / best single drafter ({best}): {ratio:.3f}")
+    CONSOLE.print("selector's rounds: " + ", ".join(f"{name} {part:.0%}" for name, part in sorted(share.items())))
+    line = {
+        "benchmark": "serve",
+        "temperature": options.temperature,
+        "arms": summary,
+        "best_single": best,
+        "selector_vs_best_single": ratio,
+        "selector_share": share,
+        "cluster_memory_mib": memory_mib,
+        **provenance(),
+    }
+    print(json.dumps(line))
+
+
+def cluster_memory_mib(pid: int) -> float:
+    """Proportional set size of `paceline serve` and everything that it started, in MiB."""
+    total = 0.0
+    for process in descendants(pid):
+        try:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total / 1024
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += descendants(int(child))
+    return found
+
+
+if __name__ == "__main__":
+    main()

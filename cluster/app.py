@@ -1,0 +1,51 @@
+"""`build_app`: a cluster from one plain dict, from Python and from Serve YAML alike.
+
+serve run paceline.cluster.app:build_app target='{...}' ...
+import_path: paceline.cluster.app:build_app
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from paceline.actors.drafter_registry import check_options
+from paceline.cluster.config import Resources, parse_config
+from paceline.cluster.fleet import Fleet
+from paceline.cluster.ingress import Ingress
+from paceline.cluster.target_replica import TargetReplica
+
+
+def build_app(config: dict[str, Any]) -> Application:
+    """Wire ingress, target replicas, selector and drafters.
+
+    Args:
+        config: What `ClusterConfig` takes.
+
+    Raises:
+        ConfigError: a field is wrong, or a drafter's options are not its kind's.
+    """
+    settings = parse_config(config)
+    for drafter in settings.drafters:
+        check_options(drafter.kind, drafter.options)
+    document = settings.model_dump()
+    target = settings.target
+    ongoing = target.max_sequences + target.max_queue
+    fleet = serve.deployment(name="Fleet", ray_actor_options={"num_cpus": 0})(Fleet)
+    replicas = serve.deployment(
+        name="Target",
+        num_replicas=target.replicas,
+        # More than the engine can hold, so that it is the engine that says 429, and says it at once.
+        max_ongoing_requests=ongoing + 16,
+        ray_actor_options=_placement(target.resources),
+    )(TargetReplica)
+    ingress = serve.deployment(
+        name="Ingress", max_ongoing_requests=4 * (ongoing + 16), ray_actor_options={"num_cpus": 0}
+    )(Ingress)
+    return ingress.bind(document, replicas.bind(document), fleet.bind(document))
+
+
+def _placement(resources: Resources) -> dict[str, Any]:
+    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "resources": dict(resources.custom)}

@@ -1,0 +1,141 @@
+"""The command line: arguments in, exit status out.
+
+Each command lives in a file of its own and is imported when it is called, so that `--help` and `--version` answer at
+once. Exit status: 0 done, 1 a check failed or the cluster is not ready, 2 an error that one line on stderr names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from paceline.actors.errors import PacelineError
+
+_URL = "http://127.0.0.1:8000"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; default `sys.argv[1:]`.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except PacelineError as error:
+        print(f"paceline: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
+        sys.stdout = None
+        return 141
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="paceline", description="One large target model, many small drafters.")
+    parser.add_argument("--version", action="version", version=f"paceline {metadata.version('paceline')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_chat(commands)
+
+    pull = commands.add_parser("pull", help="fetch a model now")
+    pull.add_argument(
+        "source", nargs="?", default="embedded", help="`embedded`, a folder, or a hub id; default: embedded"
+    )
+    pull.set_defaults(run=_pull)
+
+    status = commands.add_parser("status", help="the actors of a running cluster, and the drafters' statistics")
+    _add_url(status)
+    status.set_defaults(run=_status)
+
+    doctor = commands.add_parser("doctor", help="check this machine, and say what to do")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="settings to check for; default: deploy/local.yaml")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser("serve", help="bring up a cluster and serve until Ctrl-C")
+    serve.add_argument("file", type=Path, metavar="FILE", help="settings, e.g. deploy/local.yaml")
+    serve.add_argument("--port", type=int, help="HTTP port, in place of the file's")
+    serve.add_argument("--host", help="HTTP address, in place of the file's; 0.0.0.0 for every interface")
+    serve.add_argument(
+        "--address", help="join a running Ray (`auto` or HOST:PORT); default: RAY_ADDRESS, else a local Ray of our own"
+    )
+    serve.add_argument("--timeout", type=_seconds, default=120.0, metavar="S", help="wait for the actors; default: 120")
+    serve.set_defaults(run=_serve)
+
+
+def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    chat = commands.add_parser("chat", help="talk to a running cluster, and see who is pulling")
+    _add_url(chat)
+    chat.add_argument("--model", help="default: the one that is served")
+    chat.add_argument("--temperature", type=float, help="default: the server's")
+    chat.add_argument("--max-tokens", type=int, help="most tokens of an answer; default: the server's")
+    chat.add_argument("--once", metavar="TEXT", help="ask this, print the answer, end")
+    chat.set_defaults(run=_chat)
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=_URL, help=f"where it serves; default: {_URL}")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds above 0")
+    return seconds
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from paceline.actors.environment import ray_address
+    from paceline.cluster.config import load_config, parse_config
+    from paceline.cluster.serve_command import serve
+
+    document = load_config(arguments.file).model_dump()
+    given = {"port": arguments.port, "host": arguments.host}
+    document["http"].update({field: value for field, value in given.items() if value is not None})
+    config = parse_config(document, "command line")
+    return serve(config, ray_address=arguments.address or ray_address(), ready_s=arguments.timeout)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.chat_command import chat
+
+    return chat(
+        arguments.url,
+        model=arguments.model,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        once=arguments.once,
+    )
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.pull_command import pull
+
+    return pull(arguments.source)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.status_command import status
+
+    return status(arguments.url)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.doctor_command import doctor
+
+    return doctor(arguments.config, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""A small client of our own HTTP endpoint, for the commands `chat`, `status` and `serve`.
+
+It turns what goes wrong into paceline's errors: nothing answers (`NotReady`), the server refuses (`RequestError`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from paceline.actors.errors import EngineError, NotReady, PacelineError, ProtocolError, RequestError
+from paceline.cluster.backend import ClusterStatus
+
+_STATUS: TypeAdapter[ClusterStatus] = TypeAdapter(ClusterStatus)
+_ROUND_S = 120.0  # longest silence between two chunks: a long prompt's prefill on a small machine
+_DATA = "data:"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one round added to an answer. `drafter` is None where it was decoded plainly."""
+
+    text: str
+    drafter: str | None
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended, and what it counted."""
+
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Client:
+    """Talks to one endpoint. Use as a context manager, or `close` it.
+
+    Args:
+        url: Where the endpoint is, with or without `/v1`.
+        timeout_s: Longest wait for an answer that is not streamed.
+        transport: For tests.
+
+    Raises:
+        RequestError: the URL is not one of HTTP.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise RequestError(f"--url: {url!r}; expected something like http://127.0.0.1:8000", "url")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        loopback = parts.hostname == "localhost" or parts.hostname == "::1" or parts.hostname.startswith("127.")
+        # A proxy that the environment names cannot reach this machine's loopback.
+        self._http = httpx.Client(timeout=timeout_s, transport=transport, trust_env=not loopback)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def is_ready(self) -> bool:
+        """Whether `/ready` says yes; no answer at all is a no."""
+        try:
+            return self._http.get(f"{self.url}/ready").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def models(self) -> list[str]:
+        """Names of the models served.
+
+        Raises:
+            PacelineError: as `status`.
+        """
+        try:
+            return [str(model["id"]) for model in self._get("/v1/models")["data"]]
+        except (KeyError, TypeError) as error:
+            raise ProtocolError(f"{self.url}/v1/models: not a list of models") from error
+
+    def status(self) -> ClusterStatus:
+        """The whole cluster now.
+
+        Raises:
+            NotReady: nothing answers there.
+            ProtocolError: what answers is not paceline.
+            PacelineError: the server failed.
+        """
+        try:
+            return _STATUS.validate_python(self._get("/v1/paceline/status"))
+        except ValidationError as error:
+            raise ProtocolError(f"{self.url}: its status is not what this version of paceline expects") from error
+
+    def chat(
+        self, model: str, messages: list[dict[str, str]], *, temperature: float | None, max_tokens: int | None
+    ) -> Generator[Piece | Ending, None, None]:
+        """Stream an answer: pieces, then one ending. Closing the generator early stops the generation.
+
+        Raises:
+            PacelineError: as `status`, and RequestError where the server refuses the request.
+        """
+        body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        if temperature is not None:
+            body["temperature"] = temperature
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        try:
+            timeout = httpx.Timeout(10.0, read=_ROUND_S)
+            with self._http.stream("POST", f"{self.url}/v1/chat/completions", json=body, timeout=timeout) as reply:
+                if reply.is_error:
+                    reply.read()
+                    raise _refusal(reply)
+                yield from _events(reply)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+
+    def _get(self, path: str) -> Any:
+        try:
+            reply = self._http.get(self.url + path)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        if reply.is_error:
+            raise _refusal(reply)
+        try:
+            return reply.json()
+        except ValueError as error:
+            raise ProtocolError(f"{self.url}{path}: not JSON; is this paceline?") from error
+
+    def _silent(self, error: httpx.TransportError) -> NotReady:
+        if isinstance(error, httpx.ConnectError):
+            return NotReady(f"nothing answers at {self.url}; start it with `paceline serve FILE`, or give --url")
+        return NotReady(f"{self.url} does not answer ({type(error).__name__})")
+
+
+def _refusal(reply: httpx.Response) -> PacelineError:
+    try:
+        error = reply.json()["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        message, param = f"HTTP {reply.status_code} from {reply.request.url}", None
+    if reply.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return NotReady(message) if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else EngineError(message)
+    return RequestError(message, param)
+
+
+def _events(reply: httpx.Response) -> Iterator[Piece | Ending]:
+    reason = ""
+    usage: dict[str, Any] = {}
+    for line in reply.iter_lines():
+        data = line.removeprefix(_DATA).strip()
+        if not line.startswith(_DATA) or data == "[DONE]":
+            continue
+        event = json.loads(data)
+        if "error" in event:
+            raise EngineError(str(event["error"].get("message", event["error"])))
+        usage = event.get("usage") or usage
+        piece = _piece(event)
+        if piece is not None:
+            yield piece
+        for choice in event.get("choices", []):
+            reason = choice.get("finish_reason") or reason
+    yield Ending(reason, int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+
+
+def _piece(event: dict[str, Any]) -> Piece | None:
+    """The round that a chunk carries; None where it carries none (the role, the usage)."""
+    text = "".join(choice["delta"].get("content") or "" for choice in event.get("choices", []))
+    vendor = event.get("paceline") or {}
+    if "drafter" not in vendor:
+        return Piece(text, None, 0, 0) if text else None
+    return Piece(text, vendor["drafter"] or None, int(vendor.get("drafted", 0)), int(vendor.get("accepted", 0)))

@@ -1,0 +1,72 @@
+"""Statistics by drafter over the whole cluster: discounted mean acceptance and length, and what was played.
+
+`Selector` feeds it; snapshots read it, and a new sequence's expected length starts from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from paceline.actors.messages import DrafterStatistics, SequenceRound
+from paceline.cluster.normalhedge import Floats
+
+MEMORY = 512.0  # positions
+
+
+class Mean:
+    """A discounted mean of values that come in batches."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0.0
+
+    def add(self, values: npt.NDArray[np.floating]) -> None:
+        """Note values; those of one batch count alike."""
+        keep = (1.0 - 1.0 / MEMORY) ** len(values)
+        self._sum = keep * self._sum + float(values.sum())
+        self._count = keep * self._count + len(values)
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN before the first value."""
+        return self._sum / self._count if self._count else float("nan")
+
+
+class DrafterTally:
+    """One drafter's statistics."""
+
+    def __init__(self) -> None:
+        self.gamma = Mean()
+        self.eal = Mean()
+        self.scored = 0
+        self.rounds = 0
+        self.drafted = 0
+        self.accepted = 0
+
+    def scores(self, gammas: npt.NDArray[np.float32]) -> None:
+        """Note gammas of positions that had none."""
+        self.gamma.add(gammas)
+        self.scored += len(gammas)
+
+    def released(self, eal: Floats) -> None:
+        """Note EALs from released positions, [positions]; NaN where the drafter slept."""
+        self.eal.add(eal[~np.isnan(eal)])
+
+    def played(self, played: SequenceRound) -> None:
+        """Note a round that the drafter drafted."""
+        self.rounds += 1
+        self.drafted += played.drafted
+        self.accepted += played.accepted
+
+    def statistics(self, drafter: str, weight: float, draft_ms: float) -> DrafterStatistics:
+        """As a snapshot shows them: unknown means are 0."""
+        gamma, eal, ms = (0.0 if np.isnan(x) else float(x) for x in (self.gamma.value, self.eal.value, draft_ms))
+        return DrafterStatistics(drafter, self.scored, gamma, eal, weight, self.rounds, self.drafted, self.accepted, ms)
+
+
+def mean_eal(tallies: Sequence[DrafterTally]) -> Floats:
+    """Discounted mean EAL by drafter, [drafters]; NaN where unknown."""
+    return np.array([tally.eal.value for tally in tallies], dtype=np.float64)

@@ -1,0 +1,142 @@
+"""The actors behind the target: one selector and the drafters, started, watched and taken down together.
+
+They are detached, so that none of them dies with the process that happened to start it; Ray restarts each after a
+crash.
+`Fleet` runs as a Serve deployment of one replica, which makes them go when the application is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+from ray import serve
+from ray.actor import ActorHandle
+
+from paceline.actors.drafter_actor import DrafterActor, DrafterSpec
+from paceline.actors.errors import NotReady
+from paceline.actors.messages import SelectorSnapshot
+from paceline.cluster.backend import ActorStatus
+from paceline.cluster.config import ClusterConfig, DrafterConfig, Resources
+from paceline.cluster.naming import drafter_name, namespace, selector_name
+from paceline.cluster.selector_actor import SelectorActor
+
+logger = logging.getLogger(__name__)
+
+_PING_S = 0.8
+
+
+class Fleet:
+    """Keeps the cluster's detached actors in being."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = ClusterConfig.model_validate(config)
+        self._namespace = namespace(serve.get_replica_context().app_name)
+        self._actors: dict[str, ActorHandle[Any]] = {}
+        self._remove_strangers()
+        self._ensure()
+
+    async def statuses(self) -> list[ActorStatus]:
+        """Ask every actor how it is; one that does not answer in time is down."""
+        wanted = [("selector", "selector", "cpu", selector_name(self._config))]
+        wanted += [(d.name, d.kind, d.device, drafter_name(self._config, d)) for d in self._config.drafters]
+        return list(await asyncio.gather(*(self._status(*item) for item in wanted)))
+
+    async def snapshot(self) -> SelectorSnapshot:
+        """The selector's statistics.
+
+        Raises:
+            NotReady: the selector does not answer.
+        """
+        actor = self._actors.get(selector_name(self._config))
+        if actor is None:
+            raise NotReady("the selector is not there")
+        reply: SelectorSnapshot = await asyncio.wait_for(_as_coroutine(actor.snapshot.remote()), _PING_S)
+        return reply
+
+    async def check_health(self) -> None:
+        """Serve calls this every few seconds: bring back what is gone for good (a constructor that failed, say)."""
+        for name, actor in list(self._actors.items()):
+            try:
+                await asyncio.wait_for(_as_coroutine(actor.ping.remote()), _PING_S)
+            except ray.exceptions.ActorDiedError as error:
+                logger.warning("%s is gone: %s", name, error)
+                del self._actors[name]
+            except (TimeoutError, ray.exceptions.RayError):
+                continue  # restarting or busy: Ray's business
+        self._ensure()
+
+    def __del__(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor, no_restart=True)
+
+    async def _status(self, name: str, kind: str, device: str, actor_name: str) -> ActorStatus:
+        actor = self._actors.get(actor_name)
+        if actor is None:
+            return ActorStatus(name, kind, "", device, "down")
+        try:
+            reply = await asyncio.wait_for(_as_coroutine(actor.ping.remote()), _PING_S)
+        except TimeoutError:
+            return ActorStatus(name, kind, "", device, "starting", detail="does not answer yet")
+        except ray.exceptions.RayError as error:
+            return ActorStatus(name, kind, "", device, "down", detail=str(error).strip().splitlines()[-1][:200])
+        return ActorStatus(
+            name, kind, reply["node"], device, "up", reply["pid"], reply["address"], reply.get("sessions", 0)
+        )
+
+    def _ensure(self) -> None:
+        config = self._config
+        options: dict[str, Any] = {
+            "namespace": self._namespace,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+        }
+        wanted: list[tuple[str, Any, Resources, Any]] = [
+            (selector_name(config), SelectorActor, config.selector.resources, config.model_dump())
+        ]
+        wanted += [(drafter_name(config, d), DrafterActor, d.resources, self._spec(d)) for d in config.drafters]
+        for name, actor, resources, argument in wanted:
+            if name not in self._actors:
+                remote: Any = ray.remote(actor)
+                placed = remote.options(name=name, **options, **_placement(resources))
+                self._actors[name] = placed.remote(argument)
+
+    def _spec(self, drafter: DrafterConfig) -> DrafterSpec:
+        config = self._config
+        return DrafterSpec(
+            name=drafter.name,
+            kind=drafter.kind,
+            options=dict(drafter.options),
+            device=drafter.device,
+            threads=drafter.threads,
+            max_sessions=drafter.max_sessions,
+            target_model=config.target.model,
+            target_dtype=config.target.dtype,
+            host=config.network.host,
+            token=config.network.token,
+            max_message_bytes=config.network.max_message_bytes,
+            heartbeat_s=config.network.heartbeat_s,
+            selector_name=selector_name(config),
+            namespace=self._namespace,
+        )
+
+    def _remove_strangers(self) -> None:
+        """Kill what an earlier configuration of this application left behind."""
+        config = self._config
+        wanted = {selector_name(config), *(drafter_name(config, drafter) for drafter in config.drafters)}
+        for entry in ray.util.list_named_actors(all_namespaces=True):
+            if entry["namespace"] == self._namespace and entry["name"] not in wanted:
+                logger.info("removing %s of an earlier configuration", entry["name"])
+                ray.kill(ray.get_actor(entry["name"], namespace=self._namespace), no_restart=True)
+
+
+def _placement(resources: Resources) -> dict[str, Any]:
+    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "resources": dict(resources.custom)}
+
+
+async def _as_coroutine(reference: Any) -> Any:
+    return await reference

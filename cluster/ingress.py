@@ -1,0 +1,167 @@
+"""The HTTP ingress as a Serve deployment, and the Ray-backed `Backend` that its endpoints call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from paceline.actors.errors import EngineError, NotReady, PacelineError
+from paceline.actors.generation import Chunk, Generation
+from paceline.actors.model_facts import eos_ids, max_positions
+from paceline.actors.model_source import resolve
+from paceline.cluster.api import create_api
+from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.tokenizer import ChatTokenizer
+
+logger = logging.getLogger(__name__)
+
+_STATUS_S = 0.9
+_RESUMES = 3
+
+
+class RayBackend:
+    """The cluster behind Serve handles."""
+
+    def __init__(self, config: ClusterConfig, model_name: str, target: DeploymentHandle[Any], fleet: Any) -> None:
+        self._config = config
+        self._model_name = model_name
+        self._target = target
+        self._fleet = fleet
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
+        """Stream a generation; where its replica dies, go on from what was sent, on another.
+
+        Raises:
+            PacelineError: as `Backend.generate` says.
+        """
+        remaining = generation
+        for _ in range(_RESUMES + 1):
+            try:
+                async with aclosing(self._attempt(remaining)) as chunks:
+                    async for chunk in chunks:
+                        sent = tuple(chunk.token_ids)
+                        remaining = replace(
+                            remaining,
+                            prompt=remaining.prompt + sent,
+                            max_tokens=remaining.max_tokens - len(sent),
+                            resumed=remaining.resumed + len(sent),
+                        )
+                        yield chunk
+                        if chunk.finish_reason is not None:
+                            return
+            except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError) as error:
+                logger.warning("the target replica of %s was lost, resuming: %s", generation.request_id, error)
+        raise EngineError("the target was lost again and again while this request ran")
+
+    async def _attempt(self, generation: Generation) -> AsyncGenerator[Chunk]:
+        stream: Any = self._target.options(stream=True).generate.remote(generation)
+        try:
+            async for chunk in stream:
+                yield chunk
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PacelineError):
+                raise error.cause from None
+            raise
+        finally:
+            stream.cancel()
+
+    async def status(self) -> ClusterStatus:
+        """Ask the target, the fleet and the selector, side by side."""
+        target, fleet, selector = await asyncio.gather(
+            _within(self._target.state.remote()),
+            _within(self._fleet.statuses.remote()),
+            _within(self._fleet.snapshot.remote()),
+        )
+        actors = [
+            ActorStatus("ingress", "ingress", ray.util.get_node_ip_address(), "cpu", "up", os.getpid()),
+            ActorStatus("target", "target", "", self._config.target.device, "down")
+            if target is None
+            else ActorStatus(
+                "target", "target", target["node"], target["device"], "up", target["pid"], "", target["running"]
+            ),
+            *(fleet or []),
+        ]
+        usable = target["usable"] if target else []
+        return ClusterStatus(
+            ready=target is not None,
+            mode="speculation" if usable else "plain decoding",
+            model=self._model_name,
+            policy=self._config.selector.policy,
+            selector_up=selector is not None,
+            actors=actors,
+            drafters=self._drafters(usable, selector),
+            running=target["running"] if target else 0,
+            waiting=target["waiting"] if target else 0,
+        )
+
+    def _drafters(self, usable: list[str], snapshot: Any) -> list[DrafterState]:
+        known = {item.drafter: item for item in snapshot.drafters} if snapshot else {}
+        states = []
+        for drafter in self._config.drafters:
+            up = drafter.name in usable
+            item = known.get(drafter.name)
+            if item is None:
+                states.append(DrafterState(drafter.name, drafter.kind, up, 0.0, 0.0, 0.0, 0, 0, 0, 0.0))
+            else:
+                states.append(
+                    DrafterState(
+                        drafter.name,
+                        drafter.kind,
+                        up,
+                        item.weight,
+                        item.gamma,
+                        item.eal,
+                        item.rounds,
+                        item.drafted,
+                        item.accepted,
+                        item.draft_ms,
+                    )
+                )
+        return states
+
+
+@serve.ingress()
+class Ingress:
+    """One ingress replica: the FastAPI application over a `RayBackend`."""
+
+    def __init__(self, config: dict[str, Any], target: DeploymentHandle[Any], fleet: DeploymentHandle[Any]) -> None:
+        self._settings = ClusterConfig.model_validate(config)
+        self._folder = resolve(self._settings.target.model, progress=False)
+        self._name = self._settings.target.name or self._folder.name
+        self._backend = RayBackend(self._settings, self._name, target, fleet)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the endpoints once the replica is there."""
+        path = self._folder.path
+        longest = max_positions(path)
+        return create_api(
+            self._backend,
+            ChatTokenizer(path),
+            self._settings,
+            self._name,
+            min(self._settings.target.max_context or longest, longest),
+            eos_ids(path),
+        )
+
+
+async def _within(response: Any) -> Any:
+    """A reply, or None where it does not come in time."""
+    try:
+        return await asyncio.wait_for(_as_coroutine(response), _STATUS_S)
+    except (TimeoutError, NotReady, ray.exceptions.RayError):
+        return None
+
+
+async def _as_coroutine(response: Any) -> Any:
+    return await response

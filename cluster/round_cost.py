@@ -1,0 +1,171 @@
+"""What a round costs, fitted online from what targets measured, and the loss that follows from it.
+
+The aim is the least time per token in the long run, which is (mean time per round) / (mean tokens per round). The
+obvious loss, (T_draft + T_verify) / EAL averaged over positions, is not that: it averages reciprocals, so a drafter
+that alternates between 1 and 8 tokens (4.5 on average) looks worse than one that always makes 3. The loss here is
+linear in EAL. With rho = the best drafter's tokens per millisecond, the drafter that maximises EAL - rho T also
+maximises mean EAL / mean T (Dinkelbach 1967), so
+
+    loss_i = ((K + 1 - EAL_i) + min(rho (T_i - T_min), K + 1)) / (2 (K + 1))
+
+which lies in [0, 1] for any T. The cut changes no choice: a drafter that costs K + 1 tokens' time more than another
+cannot win it back. Where all drafters cost alike, it is the paper's 1 - EAL/(K + 1), halved.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from paceline.actors.messages import DraftTiming
+from paceline.cluster.normalhedge import Bools, Floats, Rows
+
+WARM_UP = 2  # first measurements of each kind that do not count: caches fill, kernels compile
+WINDOW = 32  # measurements remembered
+RATE_MEMORY = 64.0  # positions over which a sequence's own EAL is averaged
+RATE_START = 8.0  # positions that the cluster's EAL counts for in a new sequence
+
+
+class Fit:
+    """Milliseconds as a line over work (tokens drafted in one call), by a window of measurements.
+
+    Values beyond three times the window's median are cut to it: a stalled machine is not a slow drafter. The line lets
+    drafters be compared at the same load; without it, the drafter that most sequences use looks slow for that alone.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._points: deque[tuple[float, float]] = deque(maxlen=WINDOW)
+        self._line: tuple[float, float] | None = None
+
+    def add(self, work: float, ms: float) -> None:
+        """Note one measurement."""
+        self._seen += 1
+        if self._seen > WARM_UP:
+            self._points.append((work, ms))
+            self._line = None
+
+    def at(self, work: float) -> float | None:
+        """Expected milliseconds for this much work; None before the warm-up is over."""
+        if not self._points:
+            return None
+        if self._line is None:
+            self._line = self._fitted()
+        base, slope = self._line
+        return base + slope * work
+
+    def _fitted(self) -> tuple[float, float]:
+        work, ms = np.array(self._points).T
+        middle = float(np.median(ms))
+        ms = np.minimum(ms, 3.0 * middle)
+        spread = float(work.var())
+        slope = float(((work - work.mean()) * (ms - ms.mean())).mean()) / spread if spread > 0 else 0.0
+        # Time neither falls with work, nor grows faster than in proportion to it.
+        slope = min(max(slope, 0.0), middle / max(float(np.median(work)), 1.0))
+        return float(np.median(ms - slope * work)), slope
+
+
+class RoundCost:
+    """Milliseconds of a round by drafter, at the load of recent rounds."""
+
+    def __init__(self) -> None:
+        self._drafts: list[Fit] = []
+        self._verify = Fit()
+        self._loads: deque[int] = deque(maxlen=WINDOW)
+        self._round_ms: Floats | None = None
+        self._fresh = False  # whether `_round_ms` is of the newest measurement
+
+    def join(self) -> None:
+        """A new drafter takes the next column."""
+        self._drafts.append(Fit())
+        self._fresh = False
+
+    def measured(self, timings: Sequence[tuple[int, DraftTiming]], verify_ms: float) -> None:
+        """Note one round: (column, timing) of each drafter that drafted, and the target's time (0: not measured)."""
+        self._fresh = False
+        load = 0
+        for column, timing in timings:
+            work = timing.sequences * timing.length
+            load += work
+            self._drafts[column].add(work, timing.draft_ms)
+        if load > 0:
+            self._loads.append(load)
+            if verify_ms > 0:
+                self._verify.add(0.0, verify_ms)
+
+    def draft_ms(self) -> Floats:
+        """Expected drafting time if a drafter drafted for everyone, [drafters]; NaN where it was never measured."""
+        load = float(np.median(self._loads)) if self._loads else 0.0
+        fitted = [fit.at(load) for fit in self._drafts]
+        return np.array([np.nan if ms is None else ms for ms in fitted], dtype=np.float64)
+
+    def round_ms(self) -> Floats | None:
+        """Expected time of a whole round by drafter, [drafters]; None while too little was measured to tell.
+
+        A drafter that was never measured is taken to be as fast as the fastest, so that it gets its chance to be.
+        """
+        if not self._fresh:
+            self._round_ms = self._fitted()
+            self._fresh = True
+        return self._round_ms
+
+    def _fitted(self) -> Floats | None:
+        verify = self._verify.at(0.0)
+        draft = self.draft_ms()
+        if verify is None or np.isnan(draft).all():
+            return None
+        result: Floats = verify + np.maximum(np.where(np.isnan(draft), np.nanmin(draft), draft), 0.0)
+        return result
+
+
+class RoundLoss:
+    """Turns released EALs into losses in [0, 1], by the configured aim.
+
+    Args:
+        aim: `eal` is the paper's 1 - EAL/(K+1); `time` is the loss of this module's docstring.
+        max_draft: K.
+        max_sequences: Rows.
+        cost: Where round times come from.
+    """
+
+    def __init__(self, aim: Literal["time", "eal"], max_draft: int, max_sequences: int, cost: RoundCost) -> None:
+        self._aim = aim
+        self._most = max_draft + 1
+        self._cost = cost
+        self._sum: Floats = np.zeros((max_sequences, 0))
+        self._count: Floats = np.zeros((max_sequences, 0))
+
+    def join(self) -> None:
+        """A new drafter takes the next column."""
+        column = np.zeros((len(self._sum), 1))
+        self._sum = np.hstack([self._sum, column])
+        self._count = np.hstack([self._count, column])
+
+    def open(self, row: int, eal: Floats) -> None:
+        """A new sequence is expected to do as the cluster does: mean EAL [drafters], NaN where unknown."""
+        self._count[row] = np.where(np.isnan(eal), 0.0, RATE_START)
+        self._sum[row] = np.where(np.isnan(eal), 0.0, RATE_START * eal)
+
+    def losses(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:
+        """Losses [rows, drafters] of one released position per row (none twice); NaN where EAL is NaN.
+
+        `allowed` [rows, drafters]: the drafters among which a sequence's best is looked for.
+        """
+        missed = self._most - eal
+        round_ms = self._cost.round_ms() if self._aim == "time" else None
+        heard = ~np.isnan(eal)
+        keep = np.where(heard, 1.0 - 1.0 / RATE_MEMORY, 1.0)
+        self._sum[rows] = keep * self._sum[rows] + np.where(heard, eal, 0.0)
+        self._count[rows] = keep * self._count[rows] + heard
+        if round_ms is None:
+            return missed / (self._most if self._aim == "eal" else 2 * self._most)
+        mean = self._sum[rows] / np.maximum(self._count[rows], 1e-9)  # [rows, drafters]; 0 where nothing is known
+        rate = np.where(allowed, mean / round_ms, 0.0).max(
+            axis=1, keepdims=True
+        )  # tokens per ms of the best drafter for this sequence
+        slower = np.minimum(rate * (round_ms - round_ms.min()), self._most)
+        result: Floats = (missed + slower) / (2 * self._most)
+        return result

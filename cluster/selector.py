@@ -1,0 +1,310 @@
+"""The selector: takes scores and reports, learns, and says which drafter should pull for each sequence.
+
+Everything is keyed by sequence and bounded: one ring of gammas and one learner each, and where there are too many the
+one idle longest goes. Time comes from outside. Not thread-safe: `selector_server` calls it under one lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paceline.actors.messages import (
+    Heartbeat,
+    Score,
+    SelectorSnapshot,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+    WeightsUpdate,
+)
+from paceline.cluster.config import SelectorConfig, SpeculationConfig
+from paceline.cluster.drafter_tally import DrafterTally, mean_eal
+from paceline.cluster.gamma_ring import GammaRing
+from paceline.cluster.membership import Membership
+from paceline.cluster.normalhedge import Floats
+from paceline.cluster.policy import build_policy
+from paceline.cluster.round_cost import RoundCost, RoundLoss
+
+logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-3  # a gamma this far outside [0, 1] is rounding in the drafter's sums, not a lie
+
+
+@dataclass(slots=True)
+class _Sequence:
+    opened: SequenceOpened
+    row: int
+    connection: int
+    ring: GammaRing
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A target's stream: what it has not been told yet."""
+
+    target: str
+    changed: dict[int, None] = field(default_factory=dict)  # sequences, in order
+    dropped: dict[int, None] = field(default_factory=dict)  # sequences that lost their learner
+    members: bool = True  # not told of the present members
+
+
+class Selector:
+    """Learners, statistics and members of one cluster.
+
+    `counts` tells what was refused or lost, by reason.
+
+    Args:
+        config: The policy and its settings.
+        speculation: Draft length and permitted lag, which fix the delay of losses.
+        heartbeat_s: When drafters' heartbeats are expected.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self, config: SelectorConfig, speculation: SpeculationConfig, heartbeat_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._speculation = speculation
+        self._clock = clock
+        self._started_s = clock()
+        self._policy = build_policy(config)
+        self._membership = Membership(heartbeat_s)
+        self._cost = RoundCost()
+        self._loss = RoundLoss(config.loss, speculation.max_draft, config.max_sequences, self._cost)
+        self._tallies: list[DrafterTally] = []
+        self._allowed = np.ones((config.max_sequences, 0), dtype=np.bool_)
+        self._sequences: OrderedDict[int, _Sequence] = OrderedDict()  # the one idle longest first
+        self._free = list(range(config.max_sequences - 1, -1, -1))
+        self._connections: dict[int, _Connection] = {}
+        self._ids = itertools.count(1)
+        self._updates = 0
+        self._plain_rounds = 0
+        self.counts: Counter[str] = Counter()
+
+    # ------------------------------------------------------------ drafters
+
+    def register(self, heartbeat: Heartbeat) -> None:
+        """Take a heartbeat; a new name joins as a drafter.
+
+        Raises:
+            Overloaded: there are as many drafters as are taken.
+        """
+        before = len(self._membership)
+        changed = self._membership.register(heartbeat, self._clock())
+        if len(self._membership) > before:
+            self._join(heartbeat.drafter)
+        self.counts["scores_dropped_by_drafters"] = self._membership.scores_dropped
+        if changed:
+            self._members_changed()
+
+    def scores(self, drafter: str, scores: Sequence[Score]) -> None:
+        """Take a drafter's gammas. What cannot be used is counted: unknown drafter or sequence, no probabilities,
+        too late, too early."""
+        column = self._membership.column(drafter)
+        if column is None:
+            self._count("scores_of_unknown_drafter", len(scores))
+            return
+        for score in scores:
+            sequence = self._sequences.get(score.seq)
+            if sequence is None:
+                self._count("scores_of_unknown_sequence", 1)
+            elif not ((score.gammas >= -_ROUNDING) & (score.gammas <= 1.0 + _ROUNDING)).all():  # NaN is neither
+                self._count("scores_invalid", 1)
+            else:
+                placed = sequence.ring.put(column, score.start, np.clip(score.gammas, 0.0, 1.0))
+                self._tallies[column].scores(placed.gammas)
+                self.counts["gammas_late"] += placed.late
+                self.counts["gammas_early"] += placed.early
+
+    # ------------------------------------------------------------ targets
+
+    def connect(self, target: str) -> int:
+        """A target's stream began; returns its number. The first update goes out at once: members and the prior."""
+        connection = next(self._ids)
+        self._connections[connection] = _Connection(target)
+        return connection
+
+    def disconnect(self, connection: int) -> None:
+        """A target's stream ended: its sequences go, except those announced anew on a later stream."""
+        del self._connections[connection]
+        for seq in [seq for seq, sequence in self._sequences.items() if sequence.connection == connection]:
+            self._close(seq)
+
+    def report(self, connection: int, report: TargetReport) -> None:
+        """Take a target's news: openings, then the rounds, then the ends."""
+        for opened in report.opened:
+            self._open(connection, opened)
+        timings = []
+        for timing in report.drafts:
+            column = self._membership.column(timing.drafter)
+            if column is None:
+                self._count("timings_of_unknown_drafter", 1)
+            elif timing.length > 0:
+                timings.append((column, timing))
+        self._cost.measured(timings, report.verify_ms)
+        released: dict[int, list[Floats]] = {}
+        for played in report.rounds:
+            released.setdefault(played.seq, []).extend(self._played(played))
+        self._learn(released)
+        for seq in report.closed:
+            self._connections[connection].dropped.pop(seq, None)
+            if seq in self._sequences:
+                self._close(seq)
+            else:
+                self._count("ends_of_unknown_sequence", 1)
+
+    def pending(self, connection: int) -> bool:
+        """Whether there is news for a target."""
+        if self._membership.expire(self._clock()):
+            self._members_changed()
+        waiting = self._connections[connection]
+        return bool(waiting.changed or waiting.dropped or waiting.members)
+
+    def update(self, connection: int) -> WeightsUpdate | None:
+        """All news for a target, which then counts as told; None where there is none.
+
+        A sequence that lost its learner has an empty row: the prior is its weights again.
+        """
+        if not self.pending(connection):
+            return None
+        waiting = self._connections[connection]
+        up = self._membership.up
+        seqs = list(waiting.changed)
+        rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
+        weights = self._policy.weights(rows, self._allowed[rows] & up).astype(np.float32)
+        self._updates += 1
+        update = WeightsUpdate(
+            number=self._updates,
+            drafters=self._membership.names,
+            prior=self._policy.prior(up).astype(np.float32),
+            sequences={
+                **{seq: np.empty(0, dtype=np.float32) for seq in waiting.dropped},
+                **dict(zip(seqs, weights, strict=True)),
+            },
+            members=(self._membership.members or None) if waiting.members else None,
+        )
+        waiting.changed, waiting.dropped, waiting.members = {}, {}, False
+        return update
+
+    def snapshot(self) -> SelectorSnapshot:
+        """Everything a dashboard shows."""
+        if self._membership.expire(self._clock()):
+            self._members_changed()
+        prior = self._policy.prior(self._membership.up)
+        draft_ms = self._cost.draft_ms()
+        return SelectorSnapshot(
+            policy=self._config.policy,
+            updates=self._updates,
+            sequences=len(self._sequences),
+            members=self._membership.members,
+            drafters=tuple(
+                tally.statistics(name, float(prior[column]), float(draft_ms[column]))
+                for column, (name, tally) in enumerate(zip(self._membership.names, self._tallies, strict=True))
+            ),
+            plain_rounds=self._plain_rounds,
+            uptime_s=self._clock() - self._started_s,
+        )
+
+    # ------------------------------------------------------------ inside
+
+    def _join(self, drafter: str) -> None:
+        self._policy.join(drafter)
+        self._cost.join()
+        self._loss.join()
+        self._tallies.append(DrafterTally())
+        self._allowed = np.hstack([self._allowed, np.ones((len(self._allowed), 1), dtype=np.bool_)])
+        for sequence in self._sequences.values():
+            sequence.ring.join()
+            self._restrict(sequence)
+
+    def _restrict(self, sequence: _Sequence) -> None:
+        only = sequence.opened.drafters
+        self._allowed[sequence.row] = [not only or name in only for name in self._membership.names]
+
+    def _members_changed(self) -> None:
+        """Weights are over those that are up, so every sequence's may have changed too."""
+        for waiting in self._connections.values():
+            waiting.members = True
+        for seq, sequence in self._sequences.items():
+            self._connections[sequence.connection].changed[seq] = None
+
+    def _open(self, connection: int, opened: SequenceOpened) -> None:
+        """Take a sequence; one announced again (its target reconnected) keeps what it learned."""
+        waiting = self._connections[connection]
+        sequence = self._sequences.get(opened.seq)
+        if sequence is not None:
+            self._connections[sequence.connection].changed.pop(opened.seq, None)
+            sequence.connection = connection
+        else:
+            if not self._free:
+                self._evict()
+            ring = GammaRing(
+                opened.prompt_tokens,
+                self._speculation.max_draft,
+                self._speculation.catch_up_tokens,
+                len(self._membership),
+            )
+            sequence = _Sequence(opened, self._free.pop(), connection, ring)
+            self._sequences[opened.seq] = sequence
+            self._policy.open(sequence.row, opened.route)
+            self._loss.open(sequence.row, mean_eal(self._tallies))
+            self._restrict(sequence)
+        self._sequences.move_to_end(opened.seq)
+        waiting.dropped.pop(opened.seq, None)
+        waiting.changed[opened.seq] = None
+
+    def _close(self, seq: int) -> None:
+        sequence = self._sequences.pop(seq)
+        self._policy.close(sequence.row)
+        self._free.append(sequence.row)
+        if (waiting := self._connections.get(sequence.connection)) is not None:
+            waiting.changed.pop(seq, None)
+
+    def _evict(self) -> None:
+        seq, sequence = next(iter(self._sequences.items()))
+        self._close(seq)
+        self._connections[sequence.connection].dropped[seq] = None
+        self._count("sequences_evicted", 1)
+
+    def _played(self, played: SequenceRound) -> Floats:
+        """Note one round; returns the EALs it releases, [positions, drafters]."""
+        column = self._membership.column(played.drafter)
+        if column is not None:
+            self._tallies[column].played(played)
+        elif played.drafter:
+            self._count("rounds_of_unknown_drafter", 1)
+        else:
+            self._plain_rounds += 1
+        sequence = self._sequences.get(played.seq)
+        if sequence is None:
+            self._count("rounds_of_unknown_sequence", 1)
+            return np.empty((0, len(self._membership)))
+        self._sequences.move_to_end(played.seq)
+        self._policy.played(sequence.row)
+        self._connections[sequence.connection].changed[played.seq] = None
+        eal = sequence.ring.advance(played.committed)
+        for column, tally in enumerate(self._tallies):
+            tally.released(eal[:, column])
+        return eal
+
+    def _learn(self, released: dict[int, list[Floats]]) -> None:
+        """Learn position by position, since weights change with each, and all sequences at once."""
+        for step in range(max(map(len, released.values()), default=0)):
+            seqs = [seq for seq, eal in released.items() if len(eal) > step]
+            rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
+            allowed = self._allowed[rows]
+            losses = self._loss.losses(rows, np.array([released[seq][step] for seq in seqs]), allowed)
+            self._policy.learn(rows, losses, allowed)
+
+    def _count(self, reason: str, amount: int) -> None:
+        """Count what is refused or lost; log its first time, and then each time it has doubled."""
+        before = self.counts[reason]
+        self.counts[reason] += amount
+        if amount and before.bit_length() != self.counts[reason].bit_length():
+            logger.warning("%s: %d so far", reason, self.counts[reason])

@@ -1,0 +1,64 @@
+"""The selector as a Ray actor: the core, its gRPC server, and the three calls that Ray makes.
+
+`fleet` makes it under a name, and Ray restarts it after a crash, on a new port and knowing nothing: drafters register
+anew, targets announce their running sequences anew, and meanwhile everybody goes on by what they last heard. It imports
+no model code.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import ray
+
+from paceline.actors.messages import SelectorSnapshot
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.selector import Selector
+from paceline.cluster.selector_server import SelectorServer
+
+
+class SelectorActor:
+    """The cluster's one selector.
+
+    Args:
+        config: `ClusterConfig.model_dump()`.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        settings = ClusterConfig.model_validate(config)
+        network = settings.network
+        self._node: str = ray.util.get_node_ip_address()
+        selector = Selector(settings.selector, settings.speculation, network.heartbeat_s, time.monotonic)
+        self._server = SelectorServer(
+            selector,
+            host=self._node if network.host == "node" else network.host,
+            token=network.token,
+            max_message_bytes=network.max_message_bytes,
+            heartbeat_s=network.heartbeat_s,
+            # A stream each, twice over while a restarted peer's old one has not been missed yet, and short calls.
+            workers=16 + 2 * (2 * len(settings.drafters) + settings.target.replicas),
+        )
+        self._address = self._server.start()
+
+    def address(self) -> str:
+        """`host:port` of the gRPC server."""
+        return self._address
+
+    def ping(self) -> dict[str, Any]:
+        """Where it runs, where it listens, and how many sequences it learns for."""
+        return {
+            "node": self._node,
+            "pid": os.getpid(),
+            "address": self._address,
+            "sessions": self._server.snapshot().sequences,
+        }
+
+    def snapshot(self) -> SelectorSnapshot:
+        """Members and statistics."""
+        return self._server.snapshot()
+
+    def counts(self) -> dict[str, int]:
+        """What was refused or lost, by reason."""
+        return self._server.counts()

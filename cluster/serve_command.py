@@ -1,0 +1,243 @@
+"""`paceline serve`: from a file of settings to a cluster that answers, and back to nothing when it is stopped.
+
+In order: the port, the model, Ray, Serve, the application, then waiting. Everything on the way can be interrupted, and
+whatever was started by then is taken down again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+
+from paceline.actors.errors import ModelSourceError, NotReady, PacelineError
+from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.client import Client
+from paceline.cluster.config import ClusterConfig, parse_config
+from paceline.cluster.http_port import address_of, check_port
+from paceline.cluster.start_progress import StartProgress
+from paceline.cluster.status_command import actor_table
+from paceline.cluster.stop_signals import StopSignals
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+    from paceline.cluster.serve_application import ServeApplication
+
+READY_S = 120.0
+_POLL_S = 0.25
+
+
+class RayHost(Protocol):
+    """The Ray that the cluster runs on: `LocalRay` or `JoinedRay`."""
+
+    joined: bool
+    folder: Path | None
+
+    def start(self) -> None:
+        """Start or join."""
+        ...
+
+    def alive(self) -> bool:
+        """Whether it is still there."""
+        ...
+
+    def memory_bytes(self) -> int | None:
+        """Memory of all its processes; None where it is not ours."""
+        ...
+
+    def stop(self, *, keep_logs: bool = False) -> None:
+        """End what `start` began, and nothing else."""
+        ...
+
+    def kill(self) -> None:
+        """The same, at once."""
+        ...
+
+
+def serve(
+    config: ClusterConfig, *, ray_address: str | None = None, ready_s: float = READY_S, console: Console | None = None
+) -> int:
+    """Serve until a signal comes. Returns the exit status.
+
+    Args:
+        config: The cluster.
+        ray_address: A running Ray to join (`auto` or HOST:PORT); None starts one of our own.
+        ready_s: Seconds to wait for the actors.
+        console: Where to print; default standard output.
+
+    Raises:
+        PacelineError: it cannot be brought up; what was started is gone again.
+    """
+    console = console or Console()
+    progress = StartProgress(console)
+    if ray_address is None:
+        check_port(config.http.host, config.http.port)
+    _find_model(config.target.model, progress)
+    with progress.step("loading Ray"):
+        from paceline.cluster.app import build_app
+    return run(with_absolute_folders(config), ray_host(config, ray_address), build_app, console, progress, ready_s)
+
+
+def run(
+    config: ClusterConfig,
+    host: RayHost,
+    build: Callable[[dict[str, Any]], Application],
+    console: Console,
+    progress: StartProgress,
+    ready_s: float = READY_S,
+) -> int:
+    """Bring an application up on a Ray, wait for a signal, take both down."""
+    from paceline.cluster.serve_application import ServeApplication
+
+    application = ServeApplication()
+    up, failed = False, True
+    with StopSignals(host.kill) as signals, Client(address_of(config.http.host, config.http.port)) as client:
+        try:
+            application_graph = build(config.model_dump())
+            with progress.step("joining Ray" if host.joined else "starting a local Ray"):
+                host.start()
+            with progress.step("starting Serve"):
+                application.start_serve(config.http)
+            with progress.step("starting the actors") as say:
+                application.deploy(application_graph)
+                status, missing = _wait_until_up(config, application, client, ready_s, say, signals)
+            _report(console, progress, config, host, client.url, status, missing)
+            up = True
+            _wait(host, signals)
+        except KeyboardInterrupt:
+            failed = False
+        finally:
+            with progress.step("stopping"):
+                if host.joined:
+                    application.remove()
+                host.stop(keep_logs=failed)
+            if failed and host.folder is not None:
+                progress.note(f"Ray's logs are kept in {host.folder}")
+    return 0 if up else 128 + signals.number
+
+
+def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
+    """The Ray to run on: the one at an address, or one of our own with room for all that the settings ask for.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    if ray_address is not None and ray_address != "local":
+        from paceline.cluster.joined_ray import JoinedRay
+
+        return JoinedRay(ray_address)
+    from paceline.cluster.local_ray import LocalRay
+
+    asked = [config.target.resources] * config.target.replicas
+    asked += [config.selector.resources, *(drafter.resources for drafter in config.drafters)]
+    custom: dict[str, float] = {}
+    for resources in asked:
+        for name, amount in resources.custom.items():
+            custom[name] = custom.get(name, 0.0) + amount
+    # Logical CPUs only admit actors; two more than asked, and so many that workers wait ready for Serve's own actors.
+    num_cpus = max(4, math.ceil(sum(resources.num_cpus for resources in asked)) + 2)
+    return LocalRay(num_cpus=num_cpus, resources=custom)
+
+
+def with_absolute_folders(config: ClusterConfig) -> ClusterConfig:
+    """Name model folders absolutely: Ray's processes do not run in the folder that the command was called in."""
+    document = config.model_dump()
+    for settings in (document["target"], *(drafter["options"] for drafter in document["drafters"])):
+        source = settings.get("model")
+        if isinstance(source, str) and Path(source).expanduser().is_dir():
+            settings["model"] = str(Path(source).expanduser().resolve())
+    return parse_config(document)
+
+
+def _find_model(source: str, progress: StartProgress) -> None:
+    from paceline.actors.model_source import resolve
+
+    started = time.monotonic()
+    try:
+        folder = resolve(source, fetch=False, progress=False)
+    except ModelSourceError:
+        progress.note(f"fetching the model {source!r}")
+        folder = resolve(source)
+    progress.done(f"model {folder.name}", time.monotonic() - started)
+
+
+def _wait_until_up(
+    config: ClusterConfig,
+    application: ServeApplication,
+    client: Client,
+    ready_s: float,
+    say: Callable[[str], None],
+    signals: StopSignals,
+) -> tuple[ClusterStatus, list[str]]:
+    """Wait for the target and every drafter; go on without drafters when the time is over.
+
+    Raises:
+        NotReady: the target, or the endpoint, does not come.
+    """
+    deadline = time.monotonic() + ready_s
+    missing = "the controller"
+    while time.monotonic() < deadline:
+        signals.check()
+        missing = application.waiting_for()
+        if not missing and client.is_ready():
+            status = client.status()
+            late = [drafter.name for drafter in status.drafters if not drafter.up]
+            known = {drafter.name for drafter in status.drafters}
+            late += [drafter.name for drafter in config.drafters if drafter.name not in known]
+            late += [] if status.selector_up else ["selector"]
+            if status.ready and not late:
+                return status, []
+            missing = ", ".join(late)
+        say(f"waiting for {missing or 'the endpoint'}")
+        time.sleep(_POLL_S)
+    if client.is_ready():
+        status = client.status()
+        return status, missing.split(", ")
+    raise NotReady(
+        f"not ready after {ready_s:.0f} s; still missing: {missing or 'the endpoint'} (--timeout waits longer)"
+    )
+
+
+def _report(
+    console: Console,
+    progress: StartProgress,
+    config: ClusterConfig,
+    host: RayHost,
+    url: str,
+    status: ClusterStatus,
+    missing: list[str],
+) -> None:
+    console.print(actor_table(status.actors))
+    memory = host.memory_bytes()
+    used = "" if memory is None else f", {memory / 2**30:.2f} GiB in all its processes"
+    console.print(f"up in {progress.elapsed_s:.1f} s{used}; {status.mode}, policy {status.policy}", highlight=False)
+    if missing and config.drafters:
+        console.print(f"going on without {', '.join(missing)}; they are used as soon as they are up", style="yellow")
+    body = {"model": status.model, "messages": [{"role": "user", "content": "Name three things a cyclist carries."}]}
+    console.print(f"\nOpenAI API at [bold]{url}/v1[/bold]; try it:\n", highlight=False)
+    console.print(
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("\nor `paceline chat`. Ctrl-C stops it.", style="dim")
+
+
+def _wait(host: RayHost, signals: StopSignals) -> None:
+    """Until a signal comes.
+
+    Raises:
+        KeyboardInterrupt: it came.
+        PacelineError: Ray ended without being asked to.
+    """
+    while host.alive():
+        signals.check()
+        time.sleep(_POLL_S)
+    raise PacelineError("Ray has ended by itself (out of memory, or killed from outside?)")

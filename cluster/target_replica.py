@@ -1,0 +1,131 @@
+"""A target replica: the engine's loop on a thread of its own, behind a Serve deployment that streams chunks.
+
+This is where the decoding loop meets the cluster: the model is loaded, the pool gets gRPC links, the board gets the
+selector's address, and the engine that is built from them knows none of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+
+from paceline.actors.drafter_actor import selector_resolver
+from paceline.actors.drafter_link import GrpcLink
+from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.errors import PacelineError
+from paceline.actors.generation import Chunk, Generation
+from paceline.actors.model_loader import load_model
+from paceline.actors.model_source import resolve
+from paceline.actors.session_pool import SessionPool
+from paceline.actors.weights_link import WeightsLink
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.naming import namespace, selector_name
+
+logger = logging.getLogger(__name__)
+
+
+class TargetReplica:
+    """One engine and what feeds it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        settings = ClusterConfig.model_validate(config)
+        self._settings = settings
+        torch.set_num_threads(settings.target.threads or os.cpu_count() or 1)
+        folder = resolve(settings.target.model, progress=False)
+        model = load_model(folder.path, dtype=settings.target.dtype, device=settings.target.device)
+        context = serve.get_replica_context()
+        selector = selector_resolver(selector_name(settings), namespace(context.app_name))
+        network, speculation = settings.network, settings.speculation
+        default = speculation.default_drafter or next((drafter.name for drafter in settings.drafters), None)
+        self._board = WeightsLink(
+            selector,
+            context.replica_id.unique_id,
+            default_drafter=default,
+            token=network.token,
+            max_message_bytes=network.max_message_bytes,
+        )
+        self._pool = SessionPool(
+            self._board.members,
+            lambda member: GrpcLink(
+                member.drafter, member.address, token=network.token, max_message_bytes=network.max_message_bytes
+            ),
+            vocab_size=model.vocab_size,
+            catch_up_tokens=speculation.catch_up_tokens,
+            deadline_s=speculation.deadline_ms / 1e3,
+        )
+        limits = EngineLimits(
+            settings.target.max_sequences,
+            settings.target.max_tokens_in_flight,
+            settings.target.max_queue,
+            min(settings.target.max_context or model.max_positions, model.max_positions),
+            speculation.max_draft,
+        )
+        self._engine = Engine(model, self._pool, self._board, limits)
+        self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
+        self._thread.start()
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
+        """Stream one sequence; leaving early aborts it.
+
+        Raises:
+            PacelineError: as `Backend.generate` says.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | PacelineError] = asyncio.Queue()
+
+        def put(item: Chunk | PacelineError) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        self._engine.submit(generation, put)
+        ended = False
+        try:
+            while not ended:
+                item = await arrived.get()
+                if isinstance(item, PacelineError):
+                    ended = True
+                    raise item
+                ended = item.finish_reason is not None
+                yield item
+        finally:
+            if not ended:
+                self._engine.abort(generation.request_id)
+
+    def abort(self, request_id: str) -> None:
+        """End a generation whose client has gone."""
+        self._engine.abort(request_id)
+
+    def state(self) -> dict[str, Any]:
+        """What the status page shows of this replica."""
+        return {
+            "node": ray.util.get_node_ip_address(),
+            "pid": os.getpid(),
+            "device": self._settings.target.device,
+            "running": self._engine.running,
+            "waiting": self._engine.waiting,
+            "usable": self._pool.connected(),
+        }
+
+    def check_health(self) -> None:
+        """Serve calls this: a dead engine thread makes the replica unhealthy.
+
+        Raises:
+            RuntimeError: the engine's thread has ended.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine's thread has ended")
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.stop()
+            self._thread.join(timeout=5)
+            self._pool.shutdown()
+            self._board.close()

@@ -1,0 +1,70 @@
+"""The running cluster as its users meet it: the official client, bad input, clients that go away."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+import pytest
+from bad_input_cases import CASES, check_case
+from live_cluster import DRAFTERS, ask, body, model_name, prompts, text_of, wait_until
+
+from paceline.cluster.served_process import ServedProcess
+
+pytestmark = pytest.mark.cluster
+
+
+def test_the_official_client_streaming_and_not(live: ServedProcess) -> None:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="unused") as client:
+        name = client.models.list().data[0].id
+        messages = [{"role": "user", "content": prompts()[0]}]
+        whole = client.chat.completions.create(model=name, messages=messages, max_tokens=24, temperature=0)
+        parts = client.chat.completions.create(
+            model=name,
+            messages=messages,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(parts)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert chunks[-1].usage == whole.usage
+        completion = client.completions.create(model=name, prompt="1, 2, 3, 4,", max_tokens=8, temperature=0, n=2)
+        assert completion.choices[0].text == completion.choices[1].text
+
+
+def test_a_stop_string_cuts_the_text(live: ServedProcess) -> None:
+    whole = text_of(ask(live, prompts()[4], max_tokens=48))
+    stop = whole[20:26]
+    reply = ask(live, prompts()[4], max_tokens=48, stop=stop)
+    assert text_of(reply) == whole[: whole.index(stop)]
+    assert reply["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_refused_and_named(live: ServedProcess, case: object) -> None:
+    with httpx.Client(base_url=live.url, timeout=30) as client:
+        check_case(client, model_name(live), case)
+
+
+def test_after_all_bad_input_a_good_request_works(live: ServedProcess) -> None:
+    assert text_of(ask(live, prompts()[0], max_tokens=8))
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_a_client_that_goes_away_frees_the_target_and_every_drafter(live: ServedProcess, streamed: bool) -> None:
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    request = body(live, prompts()[0], max_tokens=2000, stream=streamed, temperature=1.5)
+    if streamed:
+        with httpx.stream("POST", f"{live.url}/v1/chat/completions", json=request, timeout=60) as reply:
+            next(reply.iter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{live.url}/v1/chat/completions", json=request, timeout=httpx.Timeout(10, read=1.0))
+
+    def freed() -> bool:
+        status = live.status()
+        return status["running"] == 0 and all(item["sessions"] == 0 for item in status["actors"])
+
+    wait_until(freed, 10, "no sequence runs and no drafter holds one")

@@ -1,0 +1,81 @@
+"""Real faults on a real cluster: kill -9 of drafters and of the selector while text streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from live_cluster import DRAFTERS, actor, ask, kill, prompts, stream, text_of, wait_until
+
+from paceline.cluster.served_process import ServedProcess
+
+pytestmark = pytest.mark.cluster
+
+OnEvent = Callable[[int, dict[str, Any]], None]
+PROMPT = prompts()[11]
+TOKENS = 160
+
+
+@pytest.fixture
+def expected(live: ServedProcess) -> str:
+    """The undisturbed text."""
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    return text_of(ask(live, PROMPT, max_tokens=TOKENS, paceline={"enabled": False}))
+
+
+def kill_at(live: ServedProcess, event: int, *names: str) -> tuple[OnEvent, dict[str, int]]:
+    """Kill these actors when the stream's event of that number arrives; keeps the pids they had."""
+    pids: dict[str, int] = {}
+
+    def on_event(number: int, _: dict[str, Any]) -> None:
+        if number == event:
+            for name in names:
+                pids[name] = kill(live, name)
+
+    return on_event, pids
+
+
+def test_a_drafter_dies_in_mid_stream_and_comes_back(live: ServedProcess, expected: str) -> None:
+    on_event, pids = kill_at(live, 5, "ngram")
+    text, _ = stream(live, PROMPT, on_event, max_tokens=TOKENS, paceline={"drafter": "ngram"})
+    assert text == expected
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    assert actor(live, "ngram")["pid"] not in {0, pids["ngram"]}
+    again = ask(live, PROMPT, max_tokens=TOKENS, paceline={"drafter": "ngram"})
+    assert text_of(again) == expected
+    assert again["metrics"]["speculative_decoding"]["rounds_by_drafter"]["ngram"] > 0.5
+
+
+def test_the_selector_dies_in_mid_stream_and_learns_again(live: ServedProcess, expected: str) -> None:
+    on_event, pids = kill_at(live, 5, "selector")
+    text, events = stream(live, PROMPT, on_event, max_tokens=TOKENS)
+    assert text == expected
+    after = [event["paceline"]["drafter"] for event in events[6:] if event.get("paceline")]
+    assert any(after), "without the selector the target goes on with the last weights"
+    wait_until(lambda: live.status()["selector_up"], 60, "the selector is back")
+    assert actor(live, "selector")["pid"] != pids["selector"]
+    assert text_of(ask(live, PROMPT, max_tokens=TOKENS)) == expected
+    wait_until(
+        lambda: sum(item["rounds"] for item in live.status()["drafters"]) > 0, 30, "it hears of rounds that were played"
+    )
+
+
+def test_with_all_drafters_dead_it_decodes_plainly_and_says_so(live: ServedProcess, expected: str) -> None:
+    on_event, _ = kill_at(live, 3, *DRAFTERS)
+    modes: list[str] = []
+
+    def watch(number: int, event: dict[str, Any]) -> None:
+        on_event(number, event)
+        if number > 3 and "plain decoding" not in modes:
+            modes.append(httpx.get(f"{live.url}/ready", timeout=10).json()["mode"])
+
+    text, _ = stream(live, PROMPT, watch, max_tokens=TOKENS)
+    assert text == expected
+    assert "plain decoding" in modes
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    assert httpx.get(f"{live.url}/ready").json()["mode"] == "speculation"
+    reply = ask(live, PROMPT, max_tokens=TOKENS)
+    assert text_of(reply) == expected
+    assert reply["metrics"]["speculative_decoding"]["accepted_tokens"] > 0

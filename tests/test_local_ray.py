@@ -1,0 +1,245 @@
+"""The local Ray for real: it ends whole, ends when interrupted half-way, and leaves another Ray alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from paceline.actors.errors import ConfigError, NotReady
+from paceline.cluster.config import parse_config
+from paceline.cluster.http_port import check_port
+from paceline.cluster.joined_ray import JoinedRay
+from paceline.cluster.local_ray import connecting
+from paceline.cluster.serve_command import with_absolute_folders
+
+TRIVIAL = Path(__file__).parent / "trivial_cluster.py"
+# Another program with a Ray of its own: it answers each line with the result of a task and its Serve applications.
+OTHER = """
+import sys, tempfile, ray
+folder = tempfile.mkdtemp(prefix="other-ray-", dir="/tmp")
+context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder,
+                   object_store_memory=80 << 20, logging_level="ERROR")
+print(context.address_info["gcs_address"], flush=True)
+from ray import serve
+task = ray.remote(num_cpus=0)(lambda x: x + 1)
+for line in sys.stdin:
+    print(ray.get(task.remote(int(line))), ",".join(serve.status().applications), flush=True)
+ray.shutdown()
+__import__("shutil").rmtree(folder)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], within_s: float, what: str) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def spawned(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, *command], text=True, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            for left in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left.kill()
+        process.wait(30)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@contextlib.contextmanager
+def trivial(log: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`paceline serve` with a trivial application; the process and its URL."""
+    port = free_port()
+    with (
+        log.open("w") as output,
+        spawned(str(TRIVIAL), str(port), *arguments, stdout=output, stderr=output) as process,
+    ):
+        yield process, f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def other() -> Iterator[Callable[[int], list[str]]]:
+    """Another Ray beside ours; call it with a number for the next one and its Serve applications."""
+    with spawned("-c", OTHER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        address = stdout.readline().strip()
+
+        def ask(number: int) -> list[str]:
+            stdin.write(f"{number}\n")
+            stdin.flush()
+            return stdout.readline().strip("\n").split(" ")
+
+        ask.address = address  # type: ignore[attr-defined]
+        yield ask
+        stdin.close()
+        process.wait(30)
+
+
+def answer(url: str, log: Path) -> dict[str, Any]:
+    def get() -> Any:
+        with contextlib.suppress(httpx.TransportError):
+            reply = httpx.get(f"{url}/ready", trust_env=False)
+            return reply.json() if reply.status_code == 200 else None
+        return None
+
+    wait_until(lambda: "Ctrl-C stops it" in log.read_text() and get(), 90, f"{url} answers: {log.read_text()}")
+    document: dict[str, Any] = get()
+    return document
+
+
+@pytest.mark.cluster
+def test_serves_beside_another_ray_and_ends_whole(other: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with trivial(log) as (process, url):
+        document = answer(url, log)
+        held = psutil.Process(process.pid).children(recursive=True)
+        names = [child.name() for child in held]
+        assert {"raylet", "gcs_server"} <= set(names)
+        assert document["pid"] in [child.pid for child in held]
+        # The checkout is on no worker's path: its folder `kernels` would shadow the package of that name.
+        assert str(TRIVIAL.parent.parent) not in document["path"]
+        assert os.getcwd() not in document["path"]
+        folder = Path(document["cwd"])
+        assert folder.name.startswith("paceline-")
+        assert other(1) == ["2", ""]  # works beside it, and sees nothing of our Serve
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0, log.read_text()
+        assert [child for child in held if runs(child)] == []
+        assert not folder.exists()
+        assert other(2) == ["3", ""]
+        assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("moment", ["starting a local Ray", "starting Serve", "starting the actors"])
+def test_ctrl_c_while_it_starts_leaves_nothing(moment: str, tmp_path: Path) -> None:
+    before = set(Path("/tmp").glob("paceline-*"))
+    seen: set[psutil.Process] = set()
+    log = tmp_path / "log"
+    steps = ["starting a local Ray", "starting Serve", "starting the actors"]
+    earlier = steps[: steps.index(moment)]
+    with trivial(log) as (process, _):
+        parent = psutil.Process(process.pid)
+
+        def inside() -> bool:
+            """Amid the step: those before it are ticked, and Ray's raylet has been started."""
+            seen.update(parent.children(recursive=True))
+            names = set()
+            for child in seen:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    names.add(child.name())
+            return "raylet" in names and all(f"✓ {step}" in log.read_text() for step in earlier)
+
+        wait_until(inside, 60, f"{moment}: {log.read_text()}")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        assert process.wait(20) == 128 + signal.SIGINT, log.read_text()
+    assert [child for child in seen if runs(child)] == []
+    assert set(Path("/tmp").glob("paceline-*")) == before
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.cluster
+def test_a_killed_command_takes_its_ray_along(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with trivial(log) as (process, url):
+        folder = Path(answer(url, log)["cwd"])
+        held = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait(5)
+        wait_until(lambda: not [child for child in held if runs(child)], 20, "all of its processes end")
+    subprocess.run(["rm", "-r", str(folder)], check=True)  # a killed process cannot tidy up
+
+
+@pytest.mark.cluster
+def test_joins_a_ray_and_removes_only_its_application(other: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with trivial(log, other.address) as (process, url):
+        answer(url, log)
+        assert other(1) == ["2", "paceline"]
+        assert "GiB" not in log.read_text()  # the memory is not ours
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+        assert other(2) == ["3", ""]
+    check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))  # Serve was begun by us, and went with us
+
+
+def test_no_ray_at_an_address_is_one_clear_error() -> None:
+    with pytest.raises(NotReady, match=r"no Ray cluster can be joined at '127\.0\.0\.1:1'"):
+        JoinedRay("127.0.0.1:1").start()
+
+
+def test_a_client_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--address: 'ray://there:10001'"):
+        JoinedRay("ray://there:10001")
+
+
+def test_a_taken_port_is_named_with_a_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"{port} on 127\.0\.0\.1 .*--port {port + 1}.*make serve PORT={port + 1}"
+        ):
+            check_port("127.0.0.1", port)
+        with pytest.raises(ConfigError, match=str(port)):
+            check_port("0.0.0.0", port)
+    check_port("127.0.0.1", port)
+
+
+def test_an_unknown_host_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"http\.host: 'no\.such\.host\.invalid'"):
+        check_port("no.such.host.invalid", 8000)
+
+
+def test_connecting_keeps_our_handler_and_folder(tmp_path: Path) -> None:
+    before, folder = signal.getsignal(signal.SIGTERM), os.getcwd()
+    with pytest.raises(KeyboardInterrupt), connecting(tmp_path):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert os.getcwd() == str(tmp_path)
+        raise SystemExit(15)  # what Ray's own handler raises
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert os.getcwd() == folder
+
+
+def test_model_folders_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    drafters = [{"name": "lm", "kind": "lm", "options": {"model": "./small"}}]
+    config = with_absolute_folders(parse_config({"target": {"model": "small"}, "drafters": drafters}))
+    assert config.target.model == str(tmp_path / "small")
+    assert config.drafters[0].options == {"model": str(tmp_path / "small")}
+    assert with_absolute_folders(parse_config({"target": {"model": "org/name"}})).target.model == "org/name"

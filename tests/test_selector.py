@@ -1,0 +1,334 @@
+"""The selector's core: it learns from full information whoever plays, and stays within its bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from paceline.actors.errors import Overloaded
+from paceline.actors.messages import (
+    DraftTiming,
+    Heartbeat,
+    Score,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+    WeightsUpdate,
+)
+from paceline.cluster.config import SelectorConfig, SpeculationConfig
+from paceline.cluster.membership import MAX_DRAFTERS
+from paceline.cluster.round_cost import RoundCost, RoundLoss
+from paceline.cluster.selector import Selector
+
+K, C = 4, 3
+
+
+class Cluster:
+    """A selector with a clock of its own, and a target and drafters that say what a test wants."""
+
+    def __init__(self, *drafters: str, **settings: object) -> None:
+        self.now_s = 0.0
+        config = SelectorConfig.model_validate(settings)
+        speculation = SpeculationConfig(max_draft=K, catch_up_tokens=C)
+        self.selector = Selector(config, speculation, 1.0, lambda: self.now_s)
+        for drafter in drafters:
+            self.beat(drafter)
+        self.target = self.selector.connect("target")
+        self.committed: dict[int, int] = {}
+
+    def beat(self, drafter: str, address: str = "h:1", **state: int) -> None:
+        self.selector.register(Heartbeat(drafter, "ngram", address, **state))
+
+    def report(self, **news: object) -> None:
+        self.selector.report(self.target, TargetReport("target", **news))  # type: ignore[arg-type]
+
+    def open(self, seq: int, prompt: int = 10, **settings: object) -> None:
+        self.report(opened=[SequenceOpened(seq, prompt, **settings)])  # type: ignore[arg-type]
+        self.committed[seq] = prompt
+
+    def round(self, seq: int, gammas: dict[str, float], step: int = 3, drafter: str = "", **news: object) -> None:
+        """Commit `step` tokens at which the drafters have these acceptances."""
+        start = self.committed[seq]
+        for name, gamma in gammas.items():
+            self.selector.scores(name, [Score(seq, start, np.full(step, gamma, dtype=np.float32))])
+        self.committed[seq] = start + step
+        drafted = K if drafter else 0
+        self.report(rounds=[SequenceRound(seq, start + step, drafter, drafted, step - 1 if drafter else 0)], **news)
+
+    def update(self) -> WeightsUpdate:
+        update = self.selector.update(self.target)
+        assert update is not None
+        return update
+
+    def weights(self, seq: int) -> dict[str, float]:
+        update = self.update()
+        return dict(zip(update.drafters, update.sequences[seq].tolist(), strict=True))
+
+
+def test_the_better_drafter_wins_though_it_never_played() -> None:
+    cluster = Cluster("incumbent", "challenger", loss="eal")
+    cluster.open(1)
+    for _ in range(20):
+        cluster.round(1, {"incumbent": 0.5, "challenger": 0.8}, drafter="incumbent")
+    assert cluster.weights(1)["challenger"] > 0.9
+    cluster.open(2)
+    assert cluster.weights(2)["challenger"] > 0.9  # and the next request begins with it
+
+
+def test_one_update_tells_all_that_changed_and_nothing_is_told_twice() -> None:
+    cluster = Cluster("a", "b")
+    cluster.open(1)
+    cluster.open(2)
+    cluster.open(3)
+    first = cluster.update()
+    assert set(first.sequences) == {1, 2, 3}
+    assert [member.drafter for member in first.members or ()] == ["a", "b"]
+    assert cluster.selector.update(cluster.target) is None
+    cluster.round(1, {})
+    cluster.round(3, {})
+    second = cluster.update()
+    assert set(second.sequences) == {1, 3}
+    assert second.members is None
+    assert second.number > first.number
+
+
+def test_nothing_is_learned_before_the_delay_or_of_the_last_positions() -> None:
+    cluster = Cluster("a", "b", loss="eal")
+    cluster.open(1, prompt=10)
+    cluster.round(1, {"a": 0.1, "b": 0.9}, step=2 * K + C - 1)
+    assert cluster.weights(1) == {"a": 0.5, "b": 0.5}
+    cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
+    assert cluster.weights(1)["b"] == 1.0
+
+
+def test_drafters_that_are_down_get_no_weight_and_come_back() -> None:
+    cluster = Cluster("a", "b", loss="eal")
+    cluster.open(1)
+    for _ in range(20):
+        cluster.round(1, {"a": 0.9, "b": 0.3})
+    assert cluster.weights(1)["a"] > 0.9
+    cluster.now_s = 2.5
+    cluster.beat("b")
+    cluster.now_s = 3.5  # three heartbeats of a are missing
+    update = cluster.update()
+    assert dict(zip(update.drafters, update.sequences[1], strict=True)) == {"a": 0.0, "b": 1.0}
+    assert [(member.drafter, member.up) for member in update.members or ()] == [("a", False), ("b", True)]
+    cluster.beat("a", address="h:2")  # restarted, and remembered
+    update = cluster.update()
+    assert update.members is not None
+    assert (update.members[0].address, update.members[0].up) == ("h:2", True)
+    assert update.sequences[1][0] > 0.9
+    cluster.now_s = 60.0
+    assert cluster.weights(1) == {"a": 0.0, "b": 0.0}
+    assert cluster.selector.snapshot().drafters[0].weight == 0.0
+
+
+def test_sessions_that_come_and_go_are_no_news() -> None:
+    cluster = Cluster("a")
+    cluster.update()
+    cluster.beat("a", sessions=5)
+    assert cluster.selector.update(cluster.target) is None
+    assert cluster.selector.snapshot().members[0].sessions == 5
+
+
+def test_a_drafter_that_joins_late_is_tried_on_its_merits() -> None:
+    cluster = Cluster("a", "b", loss="eal")
+    cluster.open(1)
+    for _ in range(10):
+        cluster.round(1, {"a": 0.6, "b": 0.3})
+    cluster.beat("new")
+    for _ in range(12):
+        cluster.round(1, {"a": 0.6, "b": 0.3, "new": 0.9})
+    assert cluster.weights(1)["new"] > 0.9
+
+
+def test_restricted_sequences_use_only_what_they_may() -> None:
+    cluster = Cluster("a", "b", "c", loss="eal")
+    cluster.open(1, drafters=("b", "c", "later"))
+    for _ in range(20):
+        cluster.round(1, {"a": 0.95, "b": 0.6, "c": 0.3})
+    weights = cluster.weights(1)
+    assert weights["a"] == 0.0
+    assert weights["b"] > 0.9
+    cluster.beat("later")
+    for _ in range(12):
+        cluster.round(1, {"a": 0.95, "b": 0.6, "c": 0.3, "later": 0.9})
+    weights = cluster.weights(1)
+    assert weights["a"] == 0.0
+    assert weights["later"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("gammas", "reason"),
+    [([0.5, float("nan")], "scores_invalid"), ([1.5], "scores_invalid"), ([-0.5], "scores_invalid")],
+)
+def test_a_lying_drafter_is_counted_and_not_believed(gammas: list[float], reason: str) -> None:
+    cluster = Cluster("a", "b")
+    cluster.open(1)
+    cluster.selector.scores("a", [Score(1, 10, np.array(gammas, dtype=np.float32))])
+    assert cluster.selector.counts[reason] == 1
+    assert cluster.selector.snapshot().drafters[0].scored == 0
+
+
+def test_what_cannot_be_used_is_counted() -> None:
+    cluster = Cluster("a")
+    cluster.open(1, prompt=10)
+    cluster.round(1, {"a": 0.5}, step=40)
+    one = np.ones(1, dtype=np.float32)
+    cluster.selector.scores("stranger", [Score(1, 50, one)])
+    cluster.selector.scores("a", [Score(9, 10, one), Score(1, 10, one), Score(1, 10**6, one)])
+    cluster.report(
+        rounds=[SequenceRound(9, 20, "stranger", 3, 1)], closed=[9], drafts=[DraftTiming("stranger", 1, K, 5.0)]
+    )
+    counts = cluster.selector.counts
+    for reason in (
+        "scores_of_unknown_drafter",
+        "scores_of_unknown_sequence",
+        "gammas_late",
+        "rounds_of_unknown_drafter",
+        "rounds_of_unknown_sequence",
+        "ends_of_unknown_sequence",
+        "timings_of_unknown_drafter",
+    ):
+        assert counts[reason] == 1, reason
+    assert counts["gammas_early"] >= 1
+    cluster.beat("a", scores_dropped=7)
+    assert counts["scores_dropped_by_drafters"] == 7
+
+
+def test_learners_are_bounded_and_the_idlest_goes() -> None:
+    cluster = Cluster("a", "b", max_sequences=2)
+    cluster.open(1)
+    cluster.open(2)
+    cluster.round(1, {})
+    cluster.update()
+    cluster.open(3)
+    update = cluster.update()
+    assert len(update.sequences[2]) == 0  # back to the prior
+    assert len(update.sequences[3]) == 2
+    assert cluster.selector.counts["sequences_evicted"] == 1
+    assert cluster.selector.snapshot().sequences == 2
+    cluster.round(1, {})  # the one in use still has its learner
+    assert len(cluster.update().sequences[1]) == 2
+
+
+def test_drafters_are_bounded() -> None:
+    cluster = Cluster()
+    for number in range(MAX_DRAFTERS):
+        cluster.beat(f"d{number}")
+    with pytest.raises(Overloaded, match="one-too-many"):
+        cluster.beat("one-too-many")
+    cluster.beat("d0", address="h:9")  # those that are there go on
+
+
+def test_a_targets_end_frees_its_sequences_but_not_those_it_announced_anew() -> None:
+    cluster = Cluster("a", "b", loss="eal")
+    cluster.open(1)
+    cluster.open(2)
+    for _ in range(20):
+        cluster.round(1, {"a": 0.2, "b": 0.9})
+    old, cluster.target = cluster.target, cluster.selector.connect("target")
+    cluster.open(1, prompt=cluster.committed[1])  # the new stream is there before the old one's end is noticed
+    cluster.selector.disconnect(old)
+    assert cluster.selector.snapshot().sequences == 1
+    assert cluster.weights(1)["b"] > 0.9
+
+
+def test_several_rounds_of_one_sequence_in_one_report_all_count() -> None:
+    one, many = Cluster("a", "b", loss="eal"), Cluster("a", "b", loss="eal")
+    for cluster in (one, many):
+        cluster.open(1)
+        for name, gamma in (("a", 0.4), ("b", 0.6)):
+            cluster.selector.scores(name, [Score(1, 10, np.full(24, gamma, dtype=np.float32))])
+    rounds = [SequenceRound(1, committed, "a", 4, 3) for committed in range(14, 35, 4)]
+    for played in rounds:
+        one.report(rounds=[played])
+    many.report(rounds=rounds)
+    assert one.weights(1) == many.weights(1)
+    assert many.selector.snapshot().drafters[0].rounds == len(rounds)
+
+
+def test_snapshot_tells_what_was_played() -> None:
+    cluster = Cluster("a", "b", policy="round_robin")
+    cluster.open(1)
+    for _ in range(6):
+        cluster.round(
+            1, {"a": 0.5}, drafter="a", drafts=[DraftTiming("a", 1, K, 8.0)], verify_ms=20.0, verify_tokens=K + 1
+        )
+    cluster.round(1, {"a": 0.5})
+    snapshot = cluster.selector.snapshot()
+    a, b = snapshot.drafters
+    assert (a.rounds, a.drafted, a.accepted, a.scored) == (6, 6 * K, 12, 21)
+    assert a.gamma == pytest.approx(0.5)
+    assert a.eal == pytest.approx(1 + sum(0.5**j for j in range(1, K + 1)))
+    assert a.draft_ms == pytest.approx(8.0)
+    assert (b.scored, b.gamma, b.eal, b.draft_ms) == (0, 0.0, 0.0, 0.0)
+    assert (snapshot.policy, snapshot.plain_rounds, snapshot.sequences) == ("round_robin", 1, 1)
+
+
+def measured(*draft_ms: float, verify_ms: float = 20.0) -> RoundCost:
+    cost = RoundCost()
+    for _ in draft_ms:
+        cost.join()
+    for _ in range(6):
+        cost.measured([(i, DraftTiming(str(i), 1, K, ms)) for i, ms in enumerate(draft_ms)], verify_ms)
+    return cost
+
+
+def best_by_loss(cost: RoundCost, eal: np.ndarray) -> int:
+    """Which drafter has the least mean loss over these positions, [positions, drafters]."""
+    loss = RoundLoss("time", K, 1, cost)
+    for _ in range(eal.shape[1]):
+        loss.join()
+    losses = [loss.losses(np.zeros(1, dtype=np.intp), row[None], np.ones((1, eal.shape[1]), bool))[0] for row in eal]
+    assert (np.array(losses) >= 0).all()
+    assert (np.array(losses) <= 1).all()
+    return int(np.mean(losses[len(losses) // 4 :], axis=0).argmin())
+
+
+def test_time_loss_prefers_what_makes_more_tokens_per_second() -> None:
+    eal = np.tile([2.0, 2.5], (200, 1))
+    assert best_by_loss(measured(5.0, 5.0), eal) == 1
+    assert best_by_loss(measured(1.0, 30.0), eal) == 0  # 2 / 21 ms beats 2.5 / 50 ms
+    assert best_by_loss(measured(1.0, 4.0), eal) == 1  # 2 / 21 ms loses to 2.5 / 24 ms
+
+
+def test_time_loss_is_about_the_long_run_and_not_the_mean_of_ratios() -> None:
+    """1 or 5 tokens by turns (3 on average) beats a steady 2.5, though its mean time per token is the worse one."""
+    eal = np.array([[2.5, 1.0], [2.5, 5.0]] * 200)
+    assert (1 / eal).mean(axis=0).argmin() == 0
+    assert best_by_loss(measured(5.0, 5.0), eal) == 1
+
+
+def test_the_selector_turns_from_a_long_but_slow_drafter() -> None:
+    for aim, expected in (("eal", "slow"), ("time", "quick")):
+        cluster = Cluster("quick", "slow", loss=aim)
+        cluster.open(1)
+        timings = [DraftTiming("quick", 1, K, 1.0), DraftTiming("slow", 1, K, 60.0)]
+        for _ in range(20):
+            cluster.round(1, {"quick": 0.6, "slow": 0.7}, drafts=timings, verify_ms=20.0, verify_tokens=K + 1)
+        assert cluster.weights(1)[expected] > 0.9, aim
+
+
+def test_costs_are_robust_and_compared_at_the_same_load() -> None:
+    cost = RoundCost()
+    for _ in range(3):
+        cost.join()
+    assert cost.round_ms() is None
+    for ms in (900.0, 700.0, *[4.0] * 8, 4000.0):  # warm-up and a stall
+        cost.measured([(0, DraftTiming("a", 1, K, ms))], 20.0)
+    assert cost.draft_ms()[0] == pytest.approx(4.0, rel=0.2)
+    round_ms = cost.round_ms()
+    assert round_ms is not None
+    assert round_ms[1] == round_ms[0]  # never measured: as fast as the fastest
+    busy = RoundCost()
+    busy.join()
+    busy.join()
+    for number in range(20):  # both take 2 ms + 1 ms per sequence; the popular one has the big batches
+        many = 6 + number % 3
+        few = 1 + number % 2
+        busy.measured(
+            [(0, DraftTiming("a", many, K, 2.0 + many)), (1, DraftTiming("b", few, K, 2.0 + few))], verify_ms=20.0
+        )
+    both = busy.draft_ms()
+    assert both[0] == pytest.approx(both[1], rel=0.1)

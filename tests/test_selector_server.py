@@ -1,0 +1,363 @@
+"""Targets and drafters against a real selector server on loopback: it learns, dies, and is found where it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+
+from paceline.actors import selector_wire
+from paceline.actors.channel import open_channel
+from paceline.actors.errors import LinkDown, ProtocolError
+from paceline.actors.held_weights import HeldWeights
+from paceline.actors.messages import (
+    DrafterStatistics,
+    DraftTiming,
+    Heartbeat,
+    Member,
+    Score,
+    SelectorSnapshot,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+    WeightsUpdate,
+)
+from paceline.actors.report_buffer import ReportBuffer
+from paceline.actors.score_link import ScoreLink
+from paceline.actors.weights_link import WeightsLink
+from paceline.cluster.config import SelectorConfig, SpeculationConfig
+from paceline.cluster.selector import Selector
+from paceline.cluster.selector_server import SelectorServer
+from paceline.protos import paceline_pb2 as pb
+from paceline.protos import paceline_pb2_grpc as pb_grpc
+
+TOKEN = "secret"
+LIMIT = 1 << 20
+HEARTBEAT_S = 0.1
+K, C = 4, 3
+
+
+def until(condition: Callable[[], bool], what: str, deadline_s: float = 20.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.005)
+
+
+class Place:
+    """Where the selector is, if it is anywhere: what Ray would say."""
+
+    def __init__(self) -> None:
+        self.server: SelectorServer | None = None
+        self.address = ""
+        self.asked = 0
+
+    def start(self, **settings: object) -> None:
+        speculation = SpeculationConfig(max_draft=K, catch_up_tokens=C)
+        core = Selector(
+            SelectorConfig.model_validate({"loss": "eal", **settings}), speculation, HEARTBEAT_S, time.monotonic
+        )
+        self.server = SelectorServer(
+            core, host="127.0.0.1", token=TOKEN, max_message_bytes=LIMIT, heartbeat_s=HEARTBEAT_S
+        )
+        self.address = self.server.start()
+
+    def kill(self) -> None:
+        assert self.server is not None
+        self.server.stop()
+        self.server = None
+
+    def resolve(self) -> str:
+        self.asked += 1
+        if self.server is None:
+            raise LinkDown("the selector is nowhere")
+        return self.address
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    made = Place()
+    made.start()
+    yield made
+    if made.server is not None:
+        made.kill()
+
+
+@pytest.fixture
+def scores(place: Place) -> Iterator[dict[str, ScoreLink]]:
+    links = {}
+    for number, name in enumerate(("weak", "strong")):
+        state = Heartbeat(name, "ngram", f"127.0.0.1:{number + 1}", pid=number)
+        links[name] = ScoreLink(
+            place.resolve, lambda state=state: state, token=TOKEN, max_message_bytes=LIMIT, interval_s=HEARTBEAT_S
+        )
+        links[name].start()
+    yield links
+    for link in links.values():
+        link.close()
+
+
+@pytest.fixture
+def board(place: Place) -> Iterator[WeightsLink]:
+    link = WeightsLink(
+        place.resolve, "target", default_drafter="weak", token=TOKEN, max_message_bytes=LIMIT, grace_s=2.0
+    )
+    yield link
+    link.close()
+
+
+class Ride:
+    """A sequence that is being decoded: rounds are reported, and both drafters score them."""
+
+    def __init__(self, seq: int, board: WeightsLink, scores: dict[str, ScoreLink]) -> None:
+        self.seq, self.board, self.scores = seq, board, scores
+        self.committed = 10
+        board.opened(SequenceOpened(seq, self.committed))
+
+    def round(self) -> None:
+        for name, gamma in (("weak", 0.3), ("strong", 0.8)):
+            self.scores[name].put([Score(self.seq, self.committed, np.full(3, gamma, dtype=np.float32))])
+        self.committed += 3
+        self.board.played(
+            [SequenceRound(self.seq, self.committed, "weak", K, 2)], [DraftTiming("weak", 1, K, 2.0)], 20.0, K + 1
+        )
+        time.sleep(0.005)  # a round's time, so that scores travel between rounds
+
+    def ride_until(self, condition: Callable[[], bool], what: str) -> None:
+        def played() -> bool:
+            self.round()
+            assert len(self.board.members()) == 2, "the list of drafters was cut"
+            return condition()
+
+        until(played, what)
+
+
+def test_weights_move_to_the_better_drafter_and_survive_the_selectors_death(
+    place: Place, scores: dict[str, ScoreLink], board: WeightsLink
+) -> None:
+    assert board.weights(1) == {"weak": 1.0} or board.connected  # the default, while nothing was heard
+    until(lambda: {m.drafter for m in board.members()} == {"weak", "strong"}, "both drafters are members")
+    ride = Ride(1, board, scores)
+    ride.ride_until(lambda: board.weights(1).get("strong", 0.0) > 0.9, "weights move to the better drafter")
+    assert board.weights(2)["strong"] > 0.9  # the prior, for a sequence not known yet
+
+    place.kill()
+    until(lambda: not board.connected, "the target notices")
+    held = dict(board.weights(1))
+    for _ in range(20):
+        ride.round()
+        assert board.weights(1) == held  # the last word stands
+        assert {m.drafter for m in board.members()} == {"weak", "strong"}
+    place.start()
+
+    ride.ride_until(lambda: board.connected, "the target finds the new selector")
+    assert place.server is not None
+    server = place.server
+    ride.ride_until(lambda: server.snapshot().sequences == 1, "the running sequence is announced anew")
+    ride.ride_until(
+        lambda: all(d.scored > 0 for d in server.snapshot().drafters) and len(server.snapshot().drafters) == 2,
+        "both drafters score at the new selector",
+    )
+    ride.ride_until(lambda: board.weights(1).get("strong", 0.0) > 0.9, "the new selector learns the same")
+    board.closed(1)
+    until(lambda: server.snapshot().sequences == 0, "the sequence's end is heard")
+    counts = server.counts()
+    assert counts["scores_dropped_by_drafters"] == 0
+    assert not counts.get("scores_invalid")
+
+
+def test_a_restarted_selector_that_knows_one_drafter_takes_no_other_away(place: Place) -> None:
+    state = {"early": Heartbeat("early", "ngram", "h:1"), "tardy": Heartbeat("tardy", "ngram", "h:2")}
+    links = {
+        name: ScoreLink(
+            place.resolve, lambda name=name: state[name], token=TOKEN, max_message_bytes=LIMIT, interval_s=HEARTBEAT_S
+        )
+        for name in state
+    }
+    for link in links.values():
+        link.start()
+    board = WeightsLink(
+        place.resolve, "target", default_drafter=None, token=TOKEN, max_message_bytes=LIMIT, grace_s=60.0
+    )
+    until(lambda: len(board.members()) == 2, "both drafters are members")
+    until(lambda: len(board.weights(1)) == 2, "both have weights")
+    links["tardy"].close()
+    place.kill()
+    state["early"] = replace(state["early"], address="h:9")
+    place.start()
+    until(lambda: "h:9" in [m.address for m in board.members()], "the new selector's list has come")
+    assert [(m.drafter, m.address) for m in board.members()] == [("early", "h:9"), ("tardy", "h:2")]
+    assert set(board.weights(1)) == {"early", "tardy"}
+    links["early"].close()
+    board.close()
+
+
+def test_a_drafter_that_falls_silent_is_down_for_targets(
+    place: Place, scores: dict[str, ScoreLink], board: WeightsLink
+) -> None:
+    until(lambda: len(board.members()) == 2, "both drafters are members")
+    scores["weak"].close()
+    until(lambda: [m.up for m in board.members() if m.drafter == "weak"] == [False], "it is reported down")
+    until(lambda: board.weights(5) == {"weak": 0.0, "strong": 1.0}, "the prior leaves it out")
+
+
+def test_a_full_queue_drops_the_oldest_scores_and_says_so() -> None:
+    place = Place()
+    state = Heartbeat("a", "ngram", "127.0.0.1:1")
+    link = ScoreLink(
+        place.resolve, lambda: state, token=TOKEN, max_message_bytes=LIMIT, interval_s=HEARTBEAT_S, max_queued=5
+    )
+    link.start()
+    one = np.ones(1, dtype=np.float32)
+    for position in range(12):
+        link.put([Score(1, position, one)])
+    assert link.dropped == 7
+    place.start()
+    assert place.server is not None
+    server = place.server
+    until(lambda: server.counts().get("scores_dropped_by_drafters") == 7, "the heartbeat tells how many")
+    until(lambda: server.counts().get("scores_of_unknown_sequence") == 5, "the rest is sent")
+    link.close()
+    place.kill()
+
+
+def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
+    with open_channel(place.address, token="wrong", max_message_bytes=LIMIT) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            pb_grpc.SelectorStub(channel).Snapshot(pb.SnapshotRequest(version=1), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    with open_channel(place.address, token=TOKEN, max_message_bytes=LIMIT) as channel:
+        stub = pb_grpc.SelectorStub(channel)
+        calls: list[Callable[[], object]] = [
+            lambda: stub.Snapshot(pb.SnapshotRequest(version=9), timeout=5),
+            lambda: stub.Register(pb.Heartbeat(version=9, drafter="a", kind="k", address="h:1"), timeout=5),
+            lambda: stub.Register(pb.Heartbeat(version=1, drafter="a", kind="k"), timeout=5),
+            lambda: stub.Scores(iter([pb.ScoreBatch(version=9, drafter="a")]), timeout=5),
+            lambda: list(stub.Weights(iter([pb.TargetReport(version=9, target="t")]), timeout=5)),
+            lambda: list(stub.Weights(iter([pb.TargetReport(version=1)]), timeout=5)),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as refused:
+                call()
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        reply = stub.Snapshot(pb.SnapshotRequest(version=1), timeout=5)  # and it goes on
+        assert selector_wire.decode_snapshot(reply).policy == "normalhedge"
+
+
+def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
+    with open_channel(place.address, token=TOKEN, max_message_bytes=LIMIT) as channel:
+        stub = pb_grpc.SelectorStub(channel)
+        stub.Register(selector_wire.encode_heartbeat(Heartbeat("a", "ngram", "h:1")), timeout=5)
+        began = time.monotonic()
+        updates = stub.Weights(iter([selector_wire.encode_report(TargetReport("t"))]), timeout=5)
+        update = selector_wire.decode_update(next(updates))
+        assert time.monotonic() - began < 2.0
+        assert [member.drafter for member in update.members or ()] == ["a"]
+        assert update.prior.tolist() == [1.0]
+
+
+def test_every_message_survives_the_wire() -> None:
+    heartbeat = Heartbeat("a", "lm", "h:1", "node", "cuda:0", 7, 3, 64, 2)
+    assert selector_wire.decode_heartbeat(selector_wire.encode_heartbeat(heartbeat)) == heartbeat
+    report = TargetReport(
+        "t",
+        opened=[SequenceOpened(2**63 + 1, 5, "route", ("a", "b"))],
+        rounds=[SequenceRound(3, 9, "a", 4, 2)],
+        closed=[4],
+        drafts=[DraftTiming("a", 2, 4, 1.5)],
+        verify_ms=20.5,
+        verify_tokens=10,
+    )
+    assert selector_wire.decode_report(selector_wire.encode_report(report)) == report
+    member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3)
+    snapshot = SelectorSnapshot(
+        "uniform", 4, 2, (member,), (DrafterStatistics("a", 1, 0.5, 2.0, 1.0, 3, 4, 5, 6.0),), 7, 8.0
+    )
+    assert selector_wire.decode_snapshot(selector_wire.encode_snapshot(snapshot)) == snapshot
+    name, scores = selector_wire.decode_scores(
+        selector_wire.encode_scores("a", [Score(1, 5, np.array([0.25, 1.0], dtype=np.float32))])
+    )
+    assert (name, scores[0].seq, scores[0].start, scores[0].gammas.tolist()) == ("a", 1, 5, [0.25, 1.0])
+    update = WeightsUpdate(3, ("a", "b"), half(), {1: half(), 2: half()[:0]}, (member,))
+    back = selector_wire.decode_update(selector_wire.encode_update(update))
+    assert (back.number, back.drafters, back.members) == (3, ("a", "b"), (member,))
+    assert {seq: weights.tolist() for seq, weights in back.sequences.items()} == {1: [0.5, 0.5], 2: []}
+    bad = selector_wire.encode_update(replace(update, prior=np.array([np.nan, 1.0], dtype=np.float32)))
+    with pytest.raises(ProtocolError, match="prior"):
+        selector_wire.decode_update(bad)
+
+
+def half() -> np.ndarray:
+    return np.array([0.5, 0.5], dtype=np.float32)
+
+
+def news(number: int, *names: str, members: bool = True, **sequences: list[float]) -> WeightsUpdate:
+    share = np.full(len(names), 1.0 / max(len(names), 1), dtype=np.float32)
+    rows = {int(seq[1:]): np.array(row, dtype=np.float32) for seq, row in sequences.items()}
+    known = tuple(Member(name, "ngram", f"h:{number}") for name in names) or None
+    return WeightsUpdate(number, names, share, rows, known if members else None)
+
+
+def test_held_weights_fall_back_in_order() -> None:
+    held = HeldWeights("a", 5.0, lambda: 0.0)
+    assert held.weights(1) == {"a": 1.0}
+    held.connected()
+    held.apply(news(1), lambda _: True)  # a selector that knows nobody has nothing to say
+    assert held.weights(1) == {"a": 1.0}
+    held.apply(news(2, "a", "b", s1=[0.25, 0.75], s9=[1, 0]), lambda seq: seq != 9)
+    assert held.weights(1) == {"a": 0.25, "b": 0.75}
+    assert held.weights(2) == {"a": 0.5, "b": 0.5}
+    assert held.weights(9) == held.weights(2)  # it has ended; its late weights are not kept
+    held.apply(news(3, "a", "b", s1=[]), lambda _: True)
+    assert held.weights(1) == held.weights(2)
+    held.opened(3, ("b",))
+    assert held.weights(3) == {"b": 0.5}
+    held.opened(4, ("unheard",))
+    assert held.weights(4) == {"unheard": 1.0}
+
+
+def test_held_members_outlast_a_selectors_restart_until_grace_is_over() -> None:
+    now_s = 0.0
+    held = HeldWeights(None, 5.0, lambda: now_s)
+    held.connected()
+    held.apply(news(1, "a", "b", "c", s1=[0, 0, 1]), lambda _: True)
+    held.connected()  # another selector, which knows nobody yet
+    held.apply(news(1), lambda _: True)
+    assert [m.drafter for m in held.members()] == ["a", "b", "c"]
+    held.apply(news(2, "b", s1=[1]), lambda _: True)
+    assert [(m.drafter, m.address) for m in held.members()] == [("a", "h:1"), ("b", "h:2"), ("c", "h:1")]
+    assert held.weights(1) == {"a": 0.0, "b": 0.0, "c": 1.0}  # not from one that knows only b
+    assert held.held_back == 2
+    now_s = 6.0
+    assert [m.drafter for m in held.members()] == ["b"]
+    held.apply(news(3, "b", members=False, s1=[1]), lambda _: True)
+    assert held.weights(1) == {"b": 1.0}
+
+
+def test_reports_wait_within_bounds_and_live_sequences_are_announced_anew() -> None:
+    buffer = ReportBuffer("t", max_rounds=3)
+    buffer.opened(SequenceOpened(1, 10, "route", ("a",)))
+    assert [o.seq for o in buffer.new_stream().opened] == [1]
+    for committed in (12, 15, 19, 20, 24):
+        buffer.played([SequenceRound(1, committed, "a", 4, 1)], [], 0.0, 5)
+    assert buffer.dropped == 2
+    buffer.lost_stream()
+    buffer.opened(SequenceOpened(2, 30))
+    buffer.opened(SequenceOpened(3, 30))
+    buffer.closed(3)  # came and went unheard
+    again = buffer.new_stream()
+    assert [(o.seq, o.prompt_tokens, o.route, o.drafters) for o in again.opened] == [
+        (1, 24, "route", ("a",)),
+        (2, 30, "", ()),
+    ]
+    buffer.opened(SequenceOpened(4, 7))
+    buffer.closed(1)
+    reports = buffer.take()
+    assert [o.seq for report in reports for o in report.opened] == [4]
+    assert [r.committed for report in reports for r in report.rounds] == [19, 20, 24]
+    assert [seq for report in reports for seq in report.closed] == [1]
+    assert not buffer
