@@ -64,4 +64,3 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelSourceError(f"device: {name!r}; torch sees {torch.cuda.device_count()} CUDA devices here")
     return device
-

@@ -1,0 +1,78 @@
+"""The drafter kinds there are, one line each. Kinds are imported when built, so a light one stays light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paceline.actors.drafter import Drafter
+from paceline.actors.drafter_options import EarlyExitOptions, LmOptions, NgramOptions, SuffixOptions, parse_options
+from paceline.actors.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterContext:
+    """What a kind may need to know of the cluster it is built for."""
+
+    target_path: Path
+    vocab_size: int
+    device: str = "cpu"
+    dtype: str = "bfloat16"
+    threads: int = 1
+    seed: int = 0
+
+
+def _ngram(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.ngram import Ngram
+
+    return Ngram(options, context.vocab_size)
+
+
+def _suffix(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.suffix import Suffix
+
+    return Suffix(options, context.vocab_size, context.seed)
+
+
+def _early_exit(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.early_exit import build_early_exit
+
+    return build_early_exit(options, context)
+
+
+def _lm(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.lm import build_lm
+
+    return build_lm(options, context)
+
+
+_KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = {
+    "ngram": (NgramOptions, _ngram),
+    "suffix": (SuffixOptions, _suffix),
+    "early_exit": (EarlyExitOptions, _early_exit),
+    "lm": (LmOptions, _lm),
+}
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> Any:
+    """Parse a kind's options without building it.
+
+    Raises:
+        ConfigError: the kind is unknown, or an option is not one of its own.
+    """
+    if kind not in _KINDS:
+        raise ConfigError(f"kind: {kind!r} is not a drafter kind; there are {', '.join(_KINDS)}")
+    return parse_options(kind, _KINDS[kind][0], options)
+
+
+def build_drafter(kind: str, options: Mapping[str, Any], context: DrafterContext) -> Drafter:
+    """Build a drafter, loading what it needs.
+
+    Raises:
+        ConfigError: the kind or an option is wrong, or the model's vocabulary is not the target's.
+        ModelSourceError: a model cannot be loaded.
+    """
+    parsed = check_options(kind, options)
+    return _KINDS[kind][1](parsed, context)

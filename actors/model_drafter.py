@@ -1,0 +1,197 @@
+"""A causal language model as a drafter: catching up is scoring, drafting is a few more steps of the same cache.
+
+Per sequence it holds a cache and the laws it already knows beyond the committed text: the one of the next position, and
+those of the positions it drafted. A commit keeps whatever of that agrees with the committed tokens, runs the rest of
+all sequences in one forward, and reads every position's score off laws that were needed anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from paceline.actors.causal_model import Cache, CausalModel, Step
+from paceline.actors.gamma import point_gammas
+from paceline.actors.messages import Commit, Draft, Ids, Laws, Open, Probs, Propose
+from paceline.actors.sampling import Sampling
+from paceline.kernels.law import sampling_law, top_width
+from paceline.kernels.overlap import overlap
+
+
+@dataclass(frozen=True, slots=True)
+class _Law:
+    """The law of one position: the likeliest token and its probability; for sampled sequences the whole sparse law."""
+
+    best: int
+    sure: float
+    ids: Ids | None = None  # [width]
+    probs: Probs | None = None  # [width]
+
+
+@dataclass(slots=True)
+class _Session:
+    sampling: Sampling
+    tokens: list[int]  # committed
+    cache: Cache
+    drafted: list[int] = field(default_factory=list)  # beyond them
+    laws: list[_Law] = field(default_factory=list)  # laws[i]: of position len(tokens) + i, given drafted[:i]
+
+
+class ModelDrafter:
+    """Behind the `lm` and `early_exit` kinds.
+
+    Args:
+        model: Drafts; its vocabulary is the target's.
+        width: Ids kept of a law that is sampled from.
+        min_confidence: A draft ends where even its likeliest next token would make it less probable than this.
+        seed: Of the draws.
+    """
+
+    def __init__(self, model: CausalModel, width: int, min_confidence: float, seed: int) -> None:
+        self.vocab_size = model.vocab_size
+        self._model = model
+        self._width = min(width, model.vocab_size)
+        self._min_confidence = min_confidence
+        self._chance = np.random.default_rng(seed)
+        self._sessions: dict[int, _Session] = {}
+
+    def open(self, opens: Sequence[Open]) -> None:
+        """Take sequences; their prompts are run with the first commit or propose."""
+        for item in opens:
+            self._sessions[item.seq] = _Session(item.sampling, list(item.tokens), self._model.new_cache())
+
+    def commit(self, commits: Sequence[Commit]) -> list[Probs]:
+        """Append, roll back what was drafted otherwise, catch up, score."""
+        sessions = [self._sessions[item.seq] for item in commits]
+        before = [_append(session, item.tokens) for session, item in zip(sessions, commits, strict=True)]
+        self._catch_up(sessions, before)
+        gammas = []
+        for session, item, start in zip(sessions, commits, before, strict=True):
+            laws = session.laws[: len(item.tokens)]
+            gammas.append(self._gammas(laws, item))
+            session.laws = session.laws[len(session.tokens) - start :]
+        return gammas
+
+    def propose(self, proposes: Sequence[Propose]) -> list[Draft]:
+        """Draft for all sequences in one batch, a forward per token."""
+        sessions = [self._sessions[item.seq] for item in proposes]
+        for session in sessions:
+            if session.drafted:  # an earlier draft came to nothing: the target asks again from the same place
+                session.cache.truncate(min(session.cache.length, len(session.tokens)))
+                session.drafted, session.laws = [], session.laws[:1]
+        self._catch_up(sessions, [len(session.tokens) for session in sessions])
+        sure = [1.0] * len(sessions)
+        active = list(range(len(sessions)))
+        while active:
+            # Whether to go on may depend on the law, never on the token drawn from it (see suffix.py).
+            active = [i for i in active if sure[i] * sessions[i].laws[-1].sure >= self._min_confidence]
+            for i in active:
+                token, probability = self._draw(sessions[i].laws[-1])
+                sessions[i].drafted.append(token)
+                sure[i] *= probability
+            active = [i for i in active if len(sessions[i].drafted) < proposes[i].length]
+            if active:
+                steps = [Step(sessions[i].cache, sessions[i].drafted[-1:], -1) for i in active]
+                logits = self._model.forward(steps)
+                for i, law in zip(active, self._laws(logits, [sessions[i].sampling for i in active]), strict=True):
+                    sessions[i].laws.append(law)
+        return [_draft(item, session) for item, session in zip(proposes, sessions, strict=True)]
+
+    def close(self, seqs: Sequence[int]) -> None:
+        """Free the caches."""
+        for seq in seqs:
+            self._sessions.pop(seq, None)
+
+    def _catch_up(self, sessions: list[_Session], starts: list[int]) -> None:
+        """Run what keeps a session from knowing the laws of positions `start` .. len(tokens), the next one included.
+
+        `session.laws` begins at position `start`; what is missing is missing at its end.
+        """
+        steps, wanted = [], []
+        for session, start in zip(sessions, starts, strict=True):
+            first = start + len(session.laws) - 1  # the token whose forward gives the first missing law
+            if first < len(session.tokens):
+                pending = session.tokens[session.cache.length :]
+                steps.append(Step(session.cache, pending, first - session.cache.length))
+                wanted.append((session, len(session.tokens) - first))
+        if not steps:
+            return
+        logits = self._model.forward(steps)
+        laws = iter(self._laws(logits, [session.sampling for session, count in wanted for _ in range(count)]))
+        for session, count in wanted:
+            session.laws += [next(laws) for _ in range(count)]
+
+    def _laws(self, logits: torch.Tensor, samplings: list[Sampling]) -> list[_Law]:
+        """One law per row of logits [rows, vocab]."""
+        laws: list[_Law | None] = [None] * len(samplings)
+        points = [row for row, sampling in enumerate(samplings) if sampling.point_mass]
+        drawn = [row for row, sampling in enumerate(samplings) if not sampling.point_mass]
+        if points:
+            rows = logits if not drawn else logits[points]
+            best = rows.argmax(dim=-1).tolist()
+            sure = [1.0] * len(points)
+            if self._min_confidence > 0:
+                sure = rows.float().softmax(dim=-1).max(dim=-1).values.tolist()
+            for row, token, probability in zip(points, best, sure, strict=True):
+                laws[row] = _Law(token, probability)
+        if drawn:
+            chosen = [samplings[row] for row in drawn]
+            device = logits.device
+            p = sampling_law(
+                logits if not points else logits[drawn],
+                torch.tensor([s.temperature for s in chosen], device=device),
+                torch.tensor([s.top_k for s in chosen], device=device),
+                torch.tensor([s.top_p for s in chosen], device=device),
+            )
+            ids, probs = (tensor.cpu().numpy() for tensor in top_width(p, self._width, renormalise=True))
+            for index, row in enumerate(drawn):
+                laws[row] = _Law(int(ids[index, 0]), float(probs[index, 0]), ids[index], probs[index])
+        return [law for law in laws if law is not None]
+
+    def _draw(self, law: _Law) -> tuple[int, float]:
+        if law.ids is None or law.probs is None:
+            return law.best, law.sure
+        probs = law.probs.astype(np.float64)
+        slot = int(self._chance.choice(len(probs), p=probs / probs.sum()))
+        return int(law.ids[slot]), float(probs[slot])
+
+    def _gammas(self, laws: list[_Law], commit: Commit) -> Probs:
+        if commit.p is None or laws[0].ids is None:
+            return point_gammas([law.best for law in laws], commit)
+        q = _stack(laws)
+        ids = torch.from_numpy(q.ids.astype(np.int64))
+        dense = torch.zeros(len(laws), self.vocab_size).scatter_add_(1, ids.clamp(min=0), torch.from_numpy(q.probs))
+        p_ids = torch.from_numpy(commit.p.ids.astype(np.int64))
+        gammas: Probs = overlap(dense, p_ids, torch.from_numpy(commit.p.probs)).clamp(0.0, 1.0).numpy()
+        return gammas
+
+
+def _append(session: _Session, tokens: Sequence[int]) -> int:
+    """Commit tokens; keep the laws and the cache of the drafted prefix that agrees with them.
+
+    Returns:
+        The position that `session.laws` begins at: where the commit begins.
+    """
+    start = len(session.tokens)
+    agreed = 0
+    while agreed < min(len(session.drafted), len(tokens)) and session.drafted[agreed] == tokens[agreed]:
+        agreed += 1
+    session.laws = session.laws[: agreed + 1]
+    session.cache.truncate(min(session.cache.length, start + agreed))
+    session.tokens.extend(tokens)
+    session.drafted = []
+    return start
+
+
+def _draft(item: Propose, session: _Session) -> Draft:
+    tokens = list(session.drafted)
+    laws = session.laws[: len(tokens)]
+    return Draft(item.seq, item.start, tokens, _stack(laws) if laws and laws[0].ids is not None else None)
+
+
+def _stack(laws: Sequence[_Law]) -> Laws:
+    ids = np.stack([law.ids for law in laws if law.ids is not None])
+    return Laws(ids, np.stack([law.probs for law in laws if law.probs is not None]))
