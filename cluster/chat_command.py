@@ -77,10 +77,10 @@ class Chat:
         """Name the model, the colours and the commands; nothing where the output is not a terminal."""
         if not self._console.is_terminal:
             return
-        legend = Text()
+        legend = Text().append(self.model, style="bold").append("; drafters:")
         for drafter in self._client.status().drafters:
             legend.append(" ").append(drafter.name, style=self._colour(drafter.name))
-        self._console.print(Text(f"{self.model}. Drafters:", style="bold").append(legend or " none").append("; plain"))
+        self._console.print(legend.append("; plain rounds have no colour"))
         self._console.print(_HELP, style="dim", markup=False, highlight=False)
 
     def reset(self) -> None:

@@ -6,15 +6,18 @@ Same shape as `LocalRay`; used by `serve_command`.
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 from pathlib import Path
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from paceline.actors.errors import ConfigError, NotReady
 from paceline.cluster.local_ray import NAMESPACE, connecting
 
-logger = logging.getLogger(__name__)
+_CONNECT_S = 5.0
 
 
 class JoinedRay:
@@ -41,6 +44,7 @@ class JoinedRay:
         Raises:
             NotReady: no Ray answers there.
         """
+        self._probe()
         try:
             with tempfile.TemporaryDirectory(prefix="paceline-") as folder, connecting(Path(folder)):
                 ray.init(
@@ -51,6 +55,22 @@ class JoinedRay:
                 )
         except NotReady as error:
             raise NotReady(f"no Ray cluster can be joined at {self._address!r}: {error.__cause__}") from error
+
+    def _probe(self) -> None:
+        """Fail within seconds and say why; `ray.init` on its own takes minutes and does not."""
+        try:
+            address = canonicalize_bootstrap_address(self._address)
+            host, _, port = (address or "").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+            if self._address != "auto":  # for which `ray.init` finds the token itself
+                GcsClient(address=address)
+        except ray.exceptions.AuthenticationError as error:
+            raise NotReady(
+                f"the Ray cluster at {self._address!r} asks for a token: set RAY_AUTH_MODE=token, and put the "
+                "cluster's token in ~/.ray/auth_token where it is not this machine's own"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise NotReady(f"no Ray cluster can be joined at {self._address!r}: {error}") from error
 
     def alive(self) -> bool:
         """Whether we are connected; Ray ends a driver that loses its cluster."""

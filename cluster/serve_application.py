@@ -98,7 +98,7 @@ class ServeApplication:
             serve.delete(APP_NAME)
             self._deployed = False
         if self._began_serve and not serve.status().applications:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            serve.shutdown()
             self._began_serve = False
 
 

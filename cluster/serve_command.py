@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 READY_S = 120.0
 _POLL_S = 0.25
+_OWN = "local"  # Ray's word for a new cluster
 
 
 class RayHost(Protocol):
@@ -76,7 +77,7 @@ def serve(
     """
     console = console or Console()
     progress = StartProgress(console)
-    if ray_address is None:
+    if ray_address in (None, _OWN):
         check_port(config.http.host, config.http.port)
     _find_model(config.target.model, progress)
     with progress.step("loading Ray"):
@@ -128,7 +129,7 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
     Raises:
         ConfigError: the address cannot be used.
     """
-    if ray_address is not None and ray_address != "local":
+    if ray_address not in (None, _OWN):
         from paceline.cluster.joined_ray import JoinedRay
 
         return JoinedRay(ray_address)

@@ -51,6 +51,7 @@ class TargetReplica:
             default_drafter=default,
             token=network.token,
             max_message_bytes=network.max_message_bytes,
+            grace_s=max(5.0, 4 * network.heartbeat_s),
         )
         self._pool = SessionPool(
             self._board.members,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
@@ -79,6 +80,7 @@ class Fake:
                 if said == "interrupt":
                     while True:
                         yield ": still here\n\n"
+                        await asyncio.sleep(0.01)
         except BaseException:
             self.dropped.set()
             raise
@@ -100,7 +102,7 @@ def fake() -> Fake:
 def url(fake: Fake) -> Iterator[str]:
     config = uvicorn.Config(fake.app, port=0, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
     while not server.started:
@@ -195,7 +197,7 @@ def test_errors_of_the_server_are_ours(url: str) -> None:
     assert refused.value.param == "max_tokens"
     with pytest.raises(EngineError, match="the engine failed"):
         chat(url, once="break", console=plain()[0])
-    with pytest.raises(NotReady, match="nothing answers at http://127.0.0.1:1"):
+    with pytest.raises(NotReady, match=r"nothing answers at http://127\.0\.0\.1:1"):
         chat("http://127.0.0.1:1", once="hi", console=plain()[0])
 
 

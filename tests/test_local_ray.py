@@ -149,7 +149,7 @@ def test_serves_beside_another_ray_and_ends_whole(other: Any, tmp_path: Path) ->
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("moment", ["starting a local Ray", "starting Serve", "starting the actors"])
+@pytest.mark.parametrize("moment", ["starting a local Ray", "starting the actors"])
 def test_ctrl_c_while_it_starts_leaves_nothing(moment: str, tmp_path: Path) -> None:
     seen: set[psutil.Process] = set()
     log = tmp_path / "log"

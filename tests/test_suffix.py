@@ -72,7 +72,7 @@ def draft(drafter: Suffix, tokens: list[int], length: int = 4, sampling: Samplin
 
 
 def test_greedy_drafts_follow_the_most_frequent_sequel() -> None:
-    assert draft(suffix(memory_tokens=0), [7, 1, 2, 3, 8, 1, 2, 4, 9, 1, 2, 3, 5, 1, 2, 4, 6, 1, 2, 3, 0, 1, 2], 1) == [3]
+    assert draft(suffix(memory_tokens=0), [7, 1, 2, 3, 8, 1, 2, 4, 9, 1, 2, 3, 5, 1, 2], 1) == [3]
     assert draft(suffix(memory_tokens=0), [1, 2, 3, 1, 2, 4, 1, 2, 3, 1, 2], 1) == [4]  # a longer match comes first
     assert draft(suffix(memory_tokens=0), [1, 2, 3, 1, 2, 4, 1, 2], 1) == [4]  # of equals the latest
 

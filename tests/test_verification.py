@@ -10,6 +10,8 @@
     wide q          ids of q where p has no mass, and an empty residual elsewhere
     p equals q      (p - q)+ is all zero: what then
     long batch      offsets beyond one block of sequences; drafts beyond one block
+    unused slots    -1 read as a token, where the slot's probability is not 0
+    ties            a later block's equal score taken for a better one
     repeated ids    a slot that overwrites another instead of adding to it
 """
 
@@ -87,6 +89,24 @@ def wide_q() -> Chains:
     return case._replace(p=p)
 
 
+def unused_slots() -> Chains:
+    case = chains([3, 2, 2], 12, 4, seed=15)
+    unused = case.q_ids != case.draft_ids[:, None]
+    case.sample_noise[:, 0] = 1e-6  # token 0 wins, unless an unused slot was taken for it
+    return case._replace(
+        q_ids=case.q_ids.masked_fill(unused, -1),
+        q_probs=torch.where(unused, 0.9, 1.0),
+        accept_noise=torch.full((7,), 0.9),
+    )
+
+
+def ties() -> Chains:
+    case = chains([1, 0, 2], 5000, 3, seed=16)
+    clocks = torch.randint(1, 3, (3, 5000), generator=torch.Generator().manual_seed(17)).float()
+    clocks[1, :4000] = 2.0  # the winner is in the second block or later
+    return case._replace(p=torch.full((6, 5000), 1 / 5000), sample_noise=clocks)
+
+
 def repeated_ids() -> Chains:
     case = chains([2, 1], 6, 3, seed=4)
     ids = torch.tensor([[2, 2, 4], [0, 5, 0], [3, 3, 3]], dtype=torch.int32)
@@ -107,6 +127,8 @@ REGIMES = {
     "long batch": lambda: chains([1, 0, 2] * 100, 7, 3, seed=10),
     "long draft": lambda: chains([300, 2], 8, 8, seed=11, closeness=0.01),
     "repeated ids": repeated_ids,
+    "unused slots": unused_slots,
+    "ties": ties,
     "one token": lambda: chains([2, 0], 1, 1, seed=12),
     "no sequences": lambda: chains([], 8, 2, seed=13),
 }

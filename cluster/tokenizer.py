@@ -1,0 +1,77 @@
+"""The served model's tokenizer: text and chats to token ids, and back.
+
+The ingress has one for all requests; tests and benchmarks make their own to compare ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from paceline.actors.errors import ModelSourceError, RequestError
+
+_LONG_CHARACTERS = 16_384  # beyond it encoding takes milliseconds, which other requests' streams should not wait for
+
+
+class ChatTokenizer:
+    """A tokenizer with a chat template.
+
+    Args:
+        path: The model's folder.
+
+    Raises:
+        ModelSourceError: the folder holds no tokenizer that can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelSourceError(f"{path}: its tokenizer cannot be read ({error})") from error
+        self.vocab_size: int = len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, with the special tokens that are this tokenizer's own norm (a BOS, for some)."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def apply_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation up to the place where the assistant's next words begin.
+
+        Raises:
+            RequestError: the model's chat template does not take these messages.
+        """
+        if not self._tokenizer.chat_template:
+            raise RequestError("messages: this model has no chat template; use /v1/completions", "messages")
+        try:
+            ids = self._tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise RequestError(f"messages: the model's chat template refuses them: {error}", "messages") from error
+        return list(ids)
+
+    async def encode_async(self, text: str) -> list[int]:
+        """As `encode`; a long text on another thread."""
+        if len(text) > _LONG_CHARACTERS:
+            return await asyncio.to_thread(self.encode, text)
+        return self.encode(text)
+
+    async def apply_chat_async(self, messages: list[dict[str, str]]) -> list[int]:
+        """As `apply_chat`; a long conversation on another thread.
+
+        Raises:
+            RequestError: as `apply_chat`.
+        """
+        if sum(len(message["content"]) for message in messages) > _LONG_CHARACTERS:
+            return await asyncio.to_thread(self.apply_chat, messages)
+        return self.apply_chat(messages)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without special tokens."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
