@@ -1,11 +1,16 @@
-"""What every test shares: Triton kernels run in its interpreter where there is no CUDA device to run them on."""
+"""What tests share: Triton's interpreter where there is no CUDA device, and one real cluster for all end-to-end tests."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from paceline.cluster.served_process import ServedProcess
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read by `import triton`, which no test module may precede
@@ -18,3 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(absent)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[ServedProcess]:
+    """A running cluster: the embedded model in float32 with three drafters, each a process of its own."""
+    from live_cluster import DOCUMENT
+
+    from paceline.cluster.served_process import ServedProcess
+
+    with ServedProcess(DOCUMENT) as served:
+        yield served
