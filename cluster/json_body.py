@@ -13,6 +13,7 @@ from typing import Any
 from paceline.cluster.http_errors import RefusedRequest
 
 _CODE = "invalid_json"
+_MAX_DEPTH = 32
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         document = json.loads(body.decode("utf-8"), object_pairs_hook=_once)
         if not isinstance(document, dict):
             raise RefusedRequest(f"body: expected a JSON object, got {_kind(document)}", code=_CODE)
-        _check(document, "")
+        _check(document, "", _MAX_DEPTH)
     except UnicodeDecodeError as error:
         raise RefusedRequest(f"body: is not UTF-8 (byte {error.start})", code=_CODE) from None
     except json.JSONDecodeError as error:
@@ -38,15 +39,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RefusedRequest(f"{twice}: is given twice", twice, _CODE)
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise RefusedRequest(f"{name}: is given twice", name, _CODE)
+        document[name] = value
     return document
 
 
-def _check(value: Any, path: str) -> None:
+def _check(value: Any, path: str, depth: int) -> None:
+    if depth == 0:
+        raise RecursionError
     if isinstance(value, str):
         _check_text(value, path)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -55,11 +58,11 @@ def _check(value: Any, path: str) -> None:
         for name, item in value.items():
             inner = f"{path}.{name}" if path else name
             _check_text(name, inner)
-            _check(item, inner)
+            _check(item, inner, depth - 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             if not isinstance(item, int):
-                _check(item, f"{path}[{index}]")
+                _check(item, f"{path}[{index}]", depth - 1)
 
 
 def _check_text(text: str, path: str) -> None:

@@ -116,7 +116,7 @@ class OpenAIRequest(_Strict):
     max_tokens: int | None = Field(None, ge=1, lt=_INT64)
     stop: Annotated[list[str], BeforeValidator(_stops)] = []
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    n: int = Field(1, ge=1)
+    n: int = Field(1, ge=1, lt=_INT64)
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -188,7 +188,7 @@ def parse_request(kind: type[R], document: dict[str, Any]) -> R:
     """
     given = _without_nulls(document)
     neutral = _NEUTRAL | (_NEUTRAL_CHAT if kind is ChatRequest else _NEUTRAL_COMPLETION)
-    for name in neutral.keys() & given.keys():
+    for name in [name for name in given if name in neutral]:
         value = given.pop(name)
         if not any(_same(value, accepted) for accepted in neutral[name]):
             raise RefusedRequest(f"{name}: {value!r:.80} is not supported here", name, "unsupported_parameter")

@@ -1,4 +1,4 @@
-"""What tests share: Triton's interpreter where there is no CUDA device, and one real cluster for all end-to-end tests."""
+"""What tests share: Triton's interpreter where there is no CUDA device, and one real cluster for end-to-end tests."""
 
 from __future__ import annotations
 

@@ -1,0 +1,177 @@
+"""The OpenAI-compatible endpoint: paths, and what each does with a request.
+
+`create_api` builds the application over a `Backend`; the Serve ingress calls it with the Ray-backed one, tests with a
+fake. Bodies are read by hand, not by FastAPI: its errors and its leniency are not OpenAI's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from paceline.actors.errors import NotReady, PacelineError
+from paceline.cluster.backend import Backend
+from paceline.cluster.body_limit import BodyLimit
+from paceline.cluster.completion import Completion
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
+from paceline.cluster.http_errors import error_reply, status_of, status_reply
+from paceline.cluster.json_body import parse_object
+from paceline.cluster.openai_replies import ReplyWriter
+from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
+from paceline.cluster.request_plan import Planner
+from paceline.cluster.tokenizer import ChatTokenizer
+
+logger = logging.getLogger(__name__)
+
+_LONG_BODY = 64 * 1024  # bytes; a longer one is parsed on another thread
+_CLIENT_GONE = 499  # as nginx logs it; there is no one to read it
+
+
+def create_api(
+    backend: Backend,
+    tokenizer: ChatTokenizer,
+    config: ClusterConfig,
+    model_name: str,
+    max_context: int,
+    stop_ids: frozenset[int],
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        backend: The cluster.
+        tokenizer: The served model's.
+        config: The cluster's settings.
+        model_name: The one model name that clients may use.
+        max_context: Most tokens of prompt and answer together.
+        stop_ids: Token ids that end a text.
+    """
+    api = FastAPI(title="paceline", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    endpoints = _Endpoints(
+        backend, tokenizer, Planner(tokenizer, config, model_name, max_context, stop_ids), model_name, max_context
+    )
+    for path, method, endpoint in (
+        ("/v1/chat/completions", "POST", endpoints.chat),
+        ("/v1/completions", "POST", endpoints.completion),
+        ("/v1/models", "GET", endpoints.models),
+        ("/v1/models/{name:path}", "GET", endpoints.model),
+        ("/v1/paceline/status", "GET", endpoints.status),
+        ("/ready", "GET", endpoints.ready),
+        ("/health", "GET", endpoints.health),
+    ):
+        api.add_api_route(path, _guarded(endpoint), methods=[method], response_model=None)
+    api.add_exception_handler(HTTPException, _refused)
+    api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)
+    return api
+
+
+class _Endpoints:
+    def __init__(
+        self, backend: Backend, tokenizer: ChatTokenizer, planner: Planner, model_name: str, max_context: int
+    ) -> None:
+        self._backend = backend
+        self._tokenizer = tokenizer
+        self._planner = planner
+        self._model_name = model_name
+        self._card = {
+            "id": model_name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "paceline",
+            "max_model_len": max_context,
+        }
+
+    async def chat(self, request: Request) -> Response:
+        return await self._complete(request, ChatRequest)
+
+    async def completion(self, request: Request) -> Response:
+        return await self._complete(request, CompletionRequest)
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card]})
+
+    async def model(self, request: Request) -> Response:
+        self._planner.check_model(request.path_params["name"])
+        return JSONResponse(self._card)
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        status = await self._backend.status()
+        if not status.ready:
+            raise NotReady("no target replica answers")
+        up = [drafter.name for drafter in status.drafters if drafter.up]
+        return JSONResponse({"status": "ready", "mode": status.mode, "drafters": up})
+
+    async def status(self, _: Request) -> Response:
+        return JSONResponse(asdict(await self._backend.status()))
+
+    async def _complete(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+        body = await _parsed(await request.body(), kind)
+        writer = ReplyWriter(
+            chat=kind is ChatRequest,
+            model=self._model_name,
+            include_usage=body.include_usage,
+            include_ids=body.return_token_ids,
+        )
+        plan = await self._planner.plan(body, writer.id)
+        completion = Completion(self._backend, self._tokenizer.decode, plan, writer)
+        if not body.stream:
+            return JSONResponse(await while_connected(request.receive, completion.whole()))
+        events = completion.events()
+        # The first event is there before the head is sent, so that a refusal still gets its own status.
+        return EventStream(await while_connected(request.receive, _first(events)), events)
+
+
+async def _parsed(body: bytes, kind: type[ChatRequest] | type[CompletionRequest]) -> ChatRequest | CompletionRequest:
+    def parse() -> ChatRequest | CompletionRequest:
+        return parse_request(kind, parse_object(body))
+
+    return await asyncio.to_thread(parse) if len(body) > _LONG_BODY else parse()
+
+
+async def _first(events: Events) -> dict[str, Any]:
+    return await anext(events)
+
+
+def _guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Every error of an endpoint becomes an OpenAI-shaped reply here, and those that are ours to mend are logged."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientGone:
+            logger.info("%s: the client left before its answer", request.url.path)
+            return Response(status_code=_CLIENT_GONE)
+        except PacelineError as error:
+            if status_of(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.warning("%s: %s: %s", request.url.path, type(error).__name__, error)
+            return error_reply(error)
+        except Exception as error:
+            logger.exception("%s: a bug", request.url.path)
+            return error_reply(error)
+
+    return guarded
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the router refuses: unknown paths and wrong methods."""
+    if not isinstance(error, HTTPException):
+        raise error
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{request.method} {request.url.path:.200}: wrong method; allowed: {headers.get('Allow', 'none')}"
+        return status_reply(error.status_code, message, "method_not_allowed", headers)
+    return status_reply(
+        error.status_code, f"{request.method} {request.url.path:.200}: there is nothing here", "not_found", headers
+    )

@@ -1,0 +1,40 @@
+"""Several streams as one, as fast as each comes; when one fails or the reader leaves, all are closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def interleave(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    """Yield the items of all sources; items that are there together come in the order of the sources.
+
+    Reads at most one item ahead of each. Raises what a source raises, after closing the others.
+    """
+    reading = {index: asyncio.create_task(_read(source)) for index, source in enumerate(sources)}
+    try:
+        while reading:
+            done, _ = await asyncio.wait(reading.values(), return_when=asyncio.FIRST_COMPLETED)
+            for index in [index for index, task in reading.items() if task in done]:
+                item = await reading[index]
+                if item is None:
+                    del reading[index]
+                    continue
+                reading[index] = asyncio.create_task(_read(sources[index]))
+                yield item[0]
+    finally:
+        for task in reading.values():
+            task.cancel()
+        await asyncio.gather(*reading.values(), return_exceptions=True)
+        for source in sources:
+            await source.aclose()
+
+
+async def _read(source: AsyncGenerator[T]) -> tuple[T] | None:
+    """The next item, or None at the end."""
+    async for item in source:
+        return (item,)
+    return None

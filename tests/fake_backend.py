@@ -1,0 +1,147 @@
+"""A cluster that says what a test scripts, a tiny tokenizer to say it in, and a real HTTP server around both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.api import create_api
+from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
+from paceline.cluster.config import ClusterConfig, parse_config
+from paceline.cluster.tokenizer import ChatTokenizer
+
+MODEL = "tiny"
+CONTEXT = 256
+EOS = "<|end|>"
+CONFIG = parse_config(
+    {
+        "drafters": [{"name": "ngram", "kind": "ngram"}, {"name": "suffix", "kind": "suffix"}],
+        "http": {"max_body_bytes": 2**20, "max_choices": 4},
+    }
+)
+_TEMPLATE = (
+    "{% for m in messages %}{% if m.content == 'REFUSE' %}{{ raise_exception('not this') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+_CORPUS = ["the quick brown fox jumps over the lazy dog " * 4, "stop stopped stopping; the end of the thing"]
+
+
+def make_tokenizer(folder: Path) -> ChatTokenizer:
+    """A byte-level BPE of about 300 ids: characters beyond ASCII are several tokens each."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=300, special_tokens=[EOS], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, clean_up_tokenization_spaces=False)
+    fast.chat_template = _TEMPLATE
+    fast.save_pretrained(folder)
+    return ChatTokenizer(folder)
+
+
+def rounds(ids: Sequence[int], sizes: Sequence[int], reason: str | None = "stop") -> list[Chunk]:
+    """Cut ids into chunks of these sizes, over and over; rounds of several tokens were drafted by `ngram`."""
+    chunks, at = [], 0
+    while at < len(ids):
+        size = sizes[len(chunks) % len(sizes)]
+        part = list(ids[at : at + size])
+        drafted = 4 if size > 1 else 0
+        chunks.append(Chunk(part, None, "ngram" if drafted else "", drafted, len(part) - 1 if drafted else 0))
+        at += size
+    last = chunks[-1]
+    chunks[-1] = Chunk(last.token_ids, reason, last.drafter, last.drafted, last.accepted)  # type: ignore[arg-type]
+    return chunks
+
+
+class FakeBackend:
+    """Says `script(generation)`: chunks and errors in order.
+
+    Attributes:
+        script: What to say.
+        delay_s: Pause before each chunk.
+        asked: Every generation that came.
+        ended: Request ids whose iterator has been closed or has run out.
+    """
+
+    def __init__(self, script: Callable[[Generation], Sequence[Chunk | Exception]]) -> None:
+        self.script = script
+        self.delay_s = 0.0
+        self.asked: list[Generation] = []
+        self.ended: list[str] = []
+        self.ready = True
+
+    @property
+    def running(self) -> set[str]:
+        """Request ids that are still held."""
+        return {generation.request_id for generation in self.asked} - set(self.ended)
+
+    async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
+        self.asked.append(generation)
+        try:
+            for item in self.script(generation):
+                await asyncio.sleep(self.delay_s)
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            self.ended.append(generation.request_id)
+
+    async def status(self) -> ClusterStatus:
+        return ClusterStatus(
+            ready=self.ready,
+            mode="speculation",
+            model=MODEL,
+            policy="normalhedge",
+            selector_up=True,
+            actors=[ActorStatus("target", "target", "10.0.0.1", "cpu", "up", 7)],
+            drafters=[
+                DrafterState("ngram", "ngram", True, 0.5, 0.5, 1.0, 1, 2, 1, 0.1),
+                DrafterState("suffix", "suffix", False, 0.5, 0.5, 1.0, 1, 2, 1, 0.1),
+            ],
+        )
+
+
+def make_api(backend: Any, tokenizer: ChatTokenizer, config: ClusterConfig = CONFIG) -> FastAPI:
+    """The endpoint over a backend."""
+    return create_api(backend, tokenizer, config, MODEL, CONTEXT, frozenset(tokenizer.encode(EOS)))
+
+
+@contextmanager
+def served(api: FastAPI) -> Iterator[str]:
+    """A real server on a free port, in a thread; yields its URL."""
+    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 20, "the server listens")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], bool], within_s: float, what: str) -> None:
+    """Poll until it holds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.01)
