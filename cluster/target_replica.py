@@ -117,11 +117,11 @@ class TargetReplica:
         """Load, build, decode: all of torch's work in this process happens on this one thread.
 
         Each thread that runs parallel regions gets an OpenMP team of its own, and with more threads than cores between
-        them the teams stop spinning for work: a forward of the embedded model took 1.5 times as long on a second thread.
+        them the teams stop spinning for work: a forward of the embedded model took 1.5 times as long on a second one.
         """
         try:
             engine, pool = self._build()
-        except BaseException as error:  # whatever it was, the constructor that waits for it raises it
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the constructor that waits raises it
             built.set_exception(error)
             return
         built.set_result((engine, pool))

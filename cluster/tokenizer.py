@@ -37,7 +37,7 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with the special tokens that are this tokenizer's own norm (a BOS, for some)."""
-        return list(self._tokenizer(text)["input_ids"])
+        return list(self._tokenizer(text, verbose=False)["input_ids"])
 
     def apply_chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a conversation up to the place where the assistant's next words begin.
@@ -49,7 +49,11 @@ class ChatTokenizer:
             raise RequestError("messages: this model has no chat template; use /v1/completions", "messages")
         try:
             ids = self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+                messages,
+                tokenize=True,
+                add_generation_prompt=True,
+                return_dict=False,
+                tokenizer_kwargs={"verbose": False},  # too long a prompt is refused, not warned about
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"messages: the model's chat template refuses them: {error}", "messages") from error

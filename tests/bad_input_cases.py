@@ -138,7 +138,7 @@ CASES = [
     Case("top_p is 0", "top_p", {"top_p": 0}),
     Case("top_p is over 1", "top_p", {"top_p": 1.01}),
     Case("top_k is -2", "top_k", {"top_k": -2}),
-    Case("top_k is 1.0", "top_k", {"top_k": 1.5}),
+    Case("top_k is 1.5", "top_k", {"top_k": 1.5}),
     Case("stop is empty", "stop", {"stop": ""}),
     Case("stop is an empty list", "stop", {"stop": []}),
     Case("five stops", "stop", {"stop": list("abcde")}),

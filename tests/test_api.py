@@ -188,7 +188,9 @@ def test_what_might_have_begun_a_stop_comes_at_the_end(client: httpx.Client) -> 
 def test_choices_run_at_once_with_seeds_of_their_own(
     client: httpx.Client, backend: FakeBackend, says: Callable[[str], list[Chunk]]
 ) -> None:
-    backend.script = lambda generation: says(f"seed {generation.sampling.seed} " * ((generation.sampling.seed or 0) - 6))
+    backend.script = lambda generation: says(
+        f"seed {generation.sampling.seed} " * ((generation.sampling.seed or 0) - 6)
+    )
     reply = ask(client, n=3, seed=7)
     assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2]
     assert [choice["message"]["content"] for choice in reply["choices"]] == ["seed 7 ", "seed 8 " * 2, "seed 9 " * 3]
@@ -279,9 +281,7 @@ def test_an_error_in_a_stream_is_an_event(client: httpx.Client, backend: FakeBac
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_when_one_choice_fails_the_others_are_closed(
-    client: httpx.Client, backend: FakeBackend, stream: bool
-) -> None:
+def test_when_one_choice_fails_the_others_are_closed(client: httpx.Client, backend: FakeBackend, stream: bool) -> None:
     def script(generation: Generation) -> list[Any]:
         fails = generation.request_id.endswith("-1")
         return [Chunk([70])] * 3 + ([Overloaded("full")] if fails else [Chunk([70])] * 10_000)

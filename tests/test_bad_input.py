@@ -48,7 +48,7 @@ def test_after_all_of_it_a_good_request_works(client: httpx.Client) -> None:
         (
             "/v1/chat/completions",
             {
-                "messages": [{"role": "user", "content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}],
+                "messages": [{"role": "user", "content": [{"type": "text", "text": part} for part in ("hel", "lo")]}],
                 "logprobs": False,
                 "tools": None,
                 "tool_choice": "none",
