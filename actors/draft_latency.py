@@ -38,6 +38,11 @@ class DraftLatency:
             self._spread_s += share * (abs(off_s) - self._spread_s)
         self._length += share * (length - self._length)
 
+    @property
+    def usual_s(self) -> float | None:
+        """The smoothed latency; None while too few answers were timed."""
+        return self._latency_s if self._measured >= MEASURED_ENOUGH else None
+
     def patience_s(self, length: int) -> float:
         """How long to wait for drafts of `length` tokens: longer drafts than usual take proportionally longer."""
         if self._measured < MEASURED_ENOUGH:

@@ -47,6 +47,8 @@ class DrafterActor:
 
     def __init__(self, spec: DrafterSpec) -> None:
         self._spec = spec
+        if spec.device == "cpu":
+            _yield_to_others()
         self._node = ray.util.get_node_ip_address()
         folder = resolve(spec.target_model, progress=False)
         drafter = build_drafter(spec.kind, spec.options, _context(spec, folder.path))
@@ -102,6 +104,17 @@ def selector_resolver(name: str, namespace: str) -> Callable[[], str]:
         return str(ray.get(actor.address.remote(), timeout=5))
 
     return resolve_address
+
+
+def _yield_to_others() -> None:
+    """Let this thread, and those it starts, run only where nobody else wants the core (Linux).
+
+    On a machine that a target shares, scoring then fills the gaps of the target's rounds instead of stealing a core
+    from its parallel loops, where one missing thread holds up the others. While a round waits for a draft the cores are
+    free.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _context(spec: DrafterSpec, path: Path) -> DrafterContext:

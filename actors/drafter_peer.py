@@ -84,6 +84,12 @@ class DrafterPeer:
         return self._link.up and not self._quarantine.active
 
     @property
+    def draft_ms(self) -> float | None:
+        """Its usual latency; None while too few answers were timed."""
+        latency_s = self._latency.usual_s
+        return None if latency_s is None else latency_s * 1e3
+
+    @property
     def usable(self) -> bool:
         """Whether it may be asked now: connected, and nothing overdue."""
         return self.connected and self._inquiry is None

@@ -26,18 +26,23 @@ from paceline.actors.sequence import Listener, Sequence
 
 logger = logging.getLogger(__name__)
 
+SLOW_MS = 5.0  # a drafter that usually takes longer is not evaluated on every sequence
 _IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that links are up before they are needed
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together."""
+    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together.
+
+    `evaluation_share` is the share of sequences that a slow drafter without weight still follows, to be scored.
+    """
 
     max_sequences: int = 8
     max_tokens_in_flight: int = 16384
     max_queue: int = 64
     max_context: int = 8192
     max_draft: int = 7
+    evaluation_share: float = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,9 @@ class Engine:
                 if in_flight > self._limits.max_tokens_in_flight:
                     break
                 listener = self._waiting.popleft().listener
-                sequence = Sequence(next(self._ids), generation, self._model.new_cache(), listener)
+                seq = next(self._ids)
+                followers = self._followers(seq, generation)
+                sequence = Sequence(seq, generation, self._model.new_cache(), listener, followers)
                 self._running.append(sequence)
                 admitted.append(sequence)
         for sequence in admitted:
@@ -169,6 +176,25 @@ class Engine:
                 self._board.opened(opened)
                 self._pool.open(sequence)
         return True
+
+    def _followers(self, seq: int, generation: Generation) -> tuple[str, ...]:
+        """The drafters that shall follow a sequence, that is draft for it or at least be scored on it; empty means all.
+
+        To follow costs a prefill of the prompt and a forward for every few tokens. Fast drafters always do; a slow one
+        does where it has weight in a new sequence, and otherwise on a sample, which shows when it becomes worth more.
+        """
+        if generation.drafters or not generation.speculate:
+            return generation.drafters
+        weights = self._board.weights(seq)
+        names = [member.drafter for member in self._board.members()]
+        kept = [
+            name
+            for name in names
+            if weights.get(name, 0.0) > 0
+            or (self._pool.draft_ms(name) or 0.0) < SLOW_MS
+            or self._chance.random() < self._limits.evaluation_share
+        ]
+        return () if len(kept) == len(names) else tuple(kept)
 
     def _round(self) -> None:
         batch = list(self._running)

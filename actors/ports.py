@@ -66,6 +66,10 @@ class DrafterPool(Protocol):
         """Whether a usable drafter may be asked for this sequence (it refused it, say, when it was at capacity)."""
         ...
 
+    def draft_ms(self, drafter: str) -> float | None:
+        """How long a drafter usually takes to answer; None while too few of its answers were timed."""
+        ...
+
     def open(self, sequence: Tracked) -> None:
         """Announce a sequence to every drafter it may use, so that they prefill while the target does."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,7 @@ def speculative_round(
     empty leaves its sequence with a plain step, which is the same forward with one position.
     """
     # choose: an arm per sequence, from the newest weights this target holds
-    usable = frozenset(pool.usable())
+    usable = pool.usable()
     arms = {s.seq: arm for s in batch if (arm := _choose(s, board, pool, usable, max_draft, chance)) is not None}
 
     # draft: all chosen drafters at once, each with its own deadline
@@ -83,7 +83,7 @@ def _choose(
     sequence: Sequence,
     board: WeightsBoard,
     pool: DrafterPool,
-    usable: frozenset[str],
+    usable: Collection[str],
     max_draft: int,
     chance: np.random.Generator,
 ) -> Arm | None:
@@ -94,16 +94,15 @@ def _choose(
     weights: Mapping[str, float] = board.weights(sequence.seq)
     names = [
         name
-        for name, weight in weights.items()
-        if weight > 0
-        and name in usable
-        and (not sequence.drafters or name in sequence.drafters)
-        and pool.serves(name, sequence.seq)
+        for name in usable
+        if (not sequence.drafters or name in sequence.drafters) and pool.serves(name, sequence.seq)
     ]
-    if not names:
-        return None
-    shares = np.array([weights[name] for name in names])
-    return Arm(str(chance.choice(names, p=shares / shares.sum())) if len(names) > 1 else names[0], length)
+    shares = np.array([weights.get(name, 0.0) for name in names])
+    if not shares.any():
+        if not sequence.generation.drafters:
+            return None
+        shares = np.ones(len(names))  # drafters that the request names are played, whatever is thought of them
+    return Arm(str(chance.choice(names, p=shares / shares.sum())), length) if names else None
 
 
 def _step(sequence: Sequence, draft: Draft | None) -> Step:

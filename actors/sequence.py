@@ -23,8 +23,11 @@ class Sequence:
     Fresh sequences hold nothing yet: their first round runs the prompt.
     """
 
-    def __init__(self, seq: int, generation: Generation, cache: Cache, listener: Listener) -> None:
+    def __init__(
+        self, seq: int, generation: Generation, cache: Cache, listener: Listener, drafters: tuple[str, ...] = ()
+    ) -> None:
         self.seq = seq
+        self.drafters = drafters  # the only ones that follow it; empty means all
         self.generation = generation
         self.cache = cache
         self.listener = listener
@@ -40,11 +43,6 @@ class Sequence:
     def sampling(self) -> Sampling:
         """How its tokens are drawn."""
         return self.generation.sampling
-
-    @property
-    def drafters(self) -> tuple[str, ...]:
-        """The only drafters it may use; empty means all."""
-        return self.generation.drafters
 
     @property
     def remaining(self) -> int:

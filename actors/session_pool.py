@@ -60,6 +60,11 @@ class SessionPool:
         """Drafters whose line is up and whose conduct is good, also while they draft. Any thread may ask."""
         return [name for name, peer in list(self._peers.items()) if peer.connected]
 
+    def draft_ms(self, drafter: str) -> float | None:
+        """How long a drafter usually takes to answer; None while too few of its answers were timed."""
+        peer = self._peers.get(drafter)
+        return None if peer is None else peer.draft_ms
+
     def serves(self, drafter: str, seq: int) -> bool:
         """Whether a drafter may be asked for a sequence: it is known, and has not lately refused it."""
         peer = self._peers.get(drafter)

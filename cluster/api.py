@@ -25,7 +25,7 @@ from paceline.cluster.completion import Completion
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
-from paceline.cluster.json_body import parse_object
+from paceline.cluster.json_body import check_media_type, parse_object
 from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
 from paceline.cluster.request_plan import Planner
@@ -117,6 +117,7 @@ class _Endpoints:
         return JSONResponse(asdict(await self._backend.status()))
 
     async def _complete(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+        check_media_type(request.headers.get("content-type", ""))
         body = await _parsed(await request.body(), kind)
         writer = ReplyWriter(
             chat=kind is ChatRequest,

@@ -65,6 +65,9 @@ class SpeculationConfig(_Settings):
 
     max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
     catch_up_tokens: int = Field(8, ge=1, le=256, description="tokens a drafter that is not chosen may lag behind")
+    evaluation_share: float = Field(
+        0.125, ge=0, le=1, description="share of sequences on which a slow drafter that holds no weight is still scored"
+    )
     deadline_ms: float = Field(250.0, gt=0, description="most that a round ever waits for a draft")
     default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")
 

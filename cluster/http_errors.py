@@ -30,6 +30,15 @@ class RefusedRequest(RequestError):  # noqa: N818 - named by what happened, as i
         return type(self), (str(self), self.param, self.code)
 
 
+class UnsupportedMediaType(RefusedRequest):
+    """The body is announced as something that is not JSON, or as nothing at all."""
+
+    http_status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = "unsupported_media_type") -> None:
+        super().__init__(message, param, code)
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status an error becomes."""
     return error.http_status if isinstance(error, PacelineError) else HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,10 +1,16 @@
-"""Several streams as one, as fast as each comes; when one fails or the reader leaves, all are closed."""
+"""Several streams as one, as fast as each comes; when one fails or the reader leaves, all are closed.
+
+`completion` reads a request's choices through it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -29,8 +35,10 @@ async def interleave(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
         for task in reading.values():
             task.cancel()
         await asyncio.gather(*reading.values(), return_exceptions=True)
-        for source in sources:
-            await source.aclose()
+        closed = await asyncio.gather(*(source.aclose() for source in sources), return_exceptions=True)
+        for error in closed:  # one that cannot be closed may not keep the others open, nor hide why all are closed
+            if error is not None:
+                logger.error("a stream could not be closed", exc_info=error)
 
 
 async def _read(source: AsyncGenerator[T]) -> tuple[T] | None:

@@ -1,7 +1,8 @@
-"""A request's body as a JSON object, more strictly than Python reads it.
+"""A request's body as a JSON object, more strictly than Python reads it. `api` calls it.
 
 NaN and infinities, lone surrogates, and a key given twice are refused by name: each would turn up later as something
-stranger than a 400.
+stranger than a 400. So is a body that is not announced as JSON: a browser sends those to any address, a local server's
+included, for any page that asks; JSON it sends only where the server agrees beforehand, which this one never does.
 """
 
 from __future__ import annotations
@@ -10,10 +11,21 @@ import json
 import math
 from typing import Any
 
-from paceline.cluster.http_errors import RefusedRequest
+from paceline.cluster.http_errors import RefusedRequest, UnsupportedMediaType
 
 _CODE = "invalid_json"
 _MAX_DEPTH = 32
+_JSON = "application/json"
+
+
+def check_media_type(header: str) -> None:
+    """See that a `Content-Type` says JSON, whatever its parameters.
+
+    Raises:
+        UnsupportedMediaType: it says something else, or is empty.
+    """
+    if header.partition(";")[0].strip().lower() != _JSON:
+        raise UnsupportedMediaType(f"Content-Type: expected {_JSON}, got {header[:80] or 'none'!r}")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

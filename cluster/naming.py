@@ -1,6 +1,6 @@
 """The names under which a cluster's actors are found.
 
-Each carries a digest of its settings, so that an actor left by an earlier configuration is never taken for the new one's.
+Each carries a digest of its settings: an actor left by an earlier configuration is never taken for the new one's.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
+from pydantic_core import ErrorDetails
 
 from paceline.cluster.http_errors import RefusedRequest
 
@@ -61,6 +62,8 @@ def _joined(content: Any) -> Any:
             raise ValueError('expected a string or a list of {"type": "text", "text": ...}')
         if not isinstance(part["text"], str):
             raise ValueError("expected the text of each part to be a string")
+    if not content:
+        raise ValueError("expected at least one part")
     return "".join(part["text"] for part in content)
 
 
@@ -215,7 +218,7 @@ def _same(value: Any, accepted: Any) -> bool:
 
 
 def _refusal(error: ValidationError) -> RefusedRequest:
-    item = error.errors(include_url=False, include_context=False)[0]
+    item = error.errors(include_url=False)[0]
     param = ""
     for part in item["loc"]:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
@@ -225,6 +228,19 @@ def _refusal(error: ValidationError) -> RefusedRequest:
         case "extra_forbidden":
             return RefusedRequest(f"{param}: is not a field that is known here", param, "unknown_parameter")
         case _:
+            return RefusedRequest(f"{param}: {_expectation(item)} (got {item['input']!r:.80})", param)
+
+
+def _expectation(item: ErrorDetails) -> str:
+    """What a field should have been, in a client's words rather than in those of our classes."""
+    limits = item.get("ctx", {})
+    match item["type"]:
+        case "model_type":
+            return "expected an object"
+        case "too_short":
+            return f"expected at least {limits['min_length']} item(s)"
+        case "string_too_long":
+            return f"expected at most {limits['max_length']} characters"
+        case _:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            expected = message if message.startswith("expected") else f"expected {message}"
-            return RefusedRequest(f"{param}: {expected} (got {item['input']!r:.80})", param)
+            return message if message.startswith("expected") else f"expected {message}"

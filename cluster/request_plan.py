@@ -119,8 +119,10 @@ class Planner:
         for prompt in request.prompt:
             ids = await self._tokenizer.encode_async(prompt) if isinstance(prompt, str) else prompt
             vocab = self._tokenizer.vocab_size
-            if min(ids) < 0 or max(ids) >= vocab:
-                raise RefusedRequest(f"prompt: holds a token id outside the vocabulary (0 to {vocab - 1})", "prompt")
+            if (strange := next((token for token in ids if not 0 <= token < vocab), None)) is not None:
+                raise RefusedRequest(
+                    f"prompt: holds the token id {strange!r:.80}; the vocabulary is 0 to {vocab - 1}", "prompt"
+                )
             prompts.append(ids)
         return prompts
 

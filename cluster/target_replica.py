@@ -146,5 +146,6 @@ class TargetReplica:
             target.max_queue,
             min(target.max_context or model.max_positions, model.max_positions),
             speculation.max_draft,
+            speculation.evaluation_share,
         )
         return Engine(model, pool, self._board, limits), pool

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
 _MOST_HELD = 3  # a character has at most 4 bytes; some decoders show every byte of an unfinished one as a sign
+_LONG_WINDOW = 64  # ids; only what is no text at all goes on for so long without a clean end
+_TAIL = 8  # ids; more than one character has
 
 
 class TextStream:
@@ -41,6 +43,8 @@ class TextStream:
         self._sent = max(self._sent, kept)
         if not text.endswith(_REPLACEMENT):
             self._shorten()
+        elif len(self._window) > _LONG_WINDOW:
+            self._cut(text)
         return piece
 
     def flush(self) -> str:
@@ -49,6 +53,14 @@ class TextStream:
         piece = text[self._sent :]
         self._window, self._clean, self._sent = [], 0, 0
         return piece
+
+    def _cut(self, text: str) -> None:
+        """Drop all but the tail of a window of bytes that make no text, where both parts decode as the whole does."""
+        head, tail = self._decode(self._window[:-_TAIL]), self._decode(self._window[-_TAIL:])
+        if tail and head + tail == text and len(head) <= self._sent:
+            self._window = self._window[-_TAIL:]
+            self._clean = 0
+            self._sent -= len(head)
 
     def _shorten(self) -> None:
         """Let the window begin at the last clean end; the ids since then are the new context."""

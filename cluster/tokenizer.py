@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from paceline.actors.errors import ModelSourceError, RequestError
 
 _LONG_CHARACTERS = 16_384  # beyond it encoding takes milliseconds, which other requests' streams should not wait for
+_TURN_CHARACTERS = 32  # what a template writes around each message: many short ones make a long text, too
 
 
 class ChatTokenizer:
@@ -71,7 +72,7 @@ class ChatTokenizer:
         Raises:
             RequestError: as `apply_chat`.
         """
-        if sum(len(message["content"]) for message in messages) > _LONG_CHARACTERS:
+        if sum(len(message["content"]) + _TURN_CHARACTERS for message in messages) > _LONG_CHARACTERS:
             return await asyncio.to_thread(self.apply_chat, messages)
         return self.apply_chat(messages)
 

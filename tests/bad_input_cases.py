@@ -23,6 +23,7 @@ class Case:
         body: Fields laid over a good body; `_ABSENT` takes one away.
         content: Raw bytes instead of a body.
         streamed: Sends `content` in parts, without its length.
+        content_type: What the body is announced as; None for nothing.
         mentions: What the message must say.
     """
 
@@ -35,6 +36,7 @@ class Case:
     code: str | None = None
     content: bytes | None = None
     streamed: bool = False
+    content_type: str | None = "application/json"
     mentions: str = ""
 
 
@@ -45,7 +47,8 @@ def check_case(client: httpx.Client, model: str, case: Any) -> None:
         content = json.dumps(_laid_over(_good(case.path, model), case.body)).encode()
     if case.streamed:
         content = _parts(content)
-    reply = client.request(case.method, case.path, content=content, headers={"Content-Type": "application/json"})
+    headers = {} if case.content_type is None else {"Content-Type": case.content_type}
+    reply = client.request(case.method, case.path, content=content, headers=headers)
     assert reply.status_code == case.status, reply.text
     assert reply.headers["content-type"] == "application/json"
     document = reply.json()
@@ -77,7 +80,7 @@ def _user(content: Any) -> list[dict[str, Any]]:
 
 
 _UNSUPPORTED, _MISSING, _UNKNOWN = "unsupported_parameter", "missing_required_parameter", "unknown_parameter"
-_LONG = "context_length_exceeded"
+_LONG, _MEDIA = "context_length_exceeded", "unsupported_media_type"
 _NAN = b'{"model": "x", "messages": [{"role": "user", "content": "a"}], "temperature": %s}'
 _BIG = b'{"model": "' + b"x" * 10_000_000 + b'"}'
 _WORDS = "word " * 20_000
@@ -94,6 +97,10 @@ CASES = [
     Case("a key is given twice", "seed", content=b'{"seed": 1, "seed": 2}', code="invalid_json"),
     Case("the body has 10 MB", content=_BIG, status=413, code="body_too_large"),
     Case("the body has 10 MB and no length", content=_BIG, streamed=True, status=413, code="body_too_large"),
+    Case("a body of plain text", content_type="text/plain", status=415, code=_MEDIA, mentions="Content-Type"),
+    Case("a form", path=COMPLETIONS, content_type="application/x-www-form-urlencoded", status=415, code=_MEDIA,
+         mentions="application/json"),
+    Case("a body that is not announced", content_type=None, status=415, code=_MEDIA, mentions="application/json"),
     Case("temperature is NaN", "temperature", content=_NAN % b"NaN"),
     Case("temperature is infinite", "temperature", content=_NAN % b"-Infinity"),
     Case("temperature overflows", "temperature", content=_NAN % b"1e999"),
@@ -116,6 +123,7 @@ CASES = [
     Case("content is a number", "messages[0].content", {"messages": _user(7)}),
     Case("content is a picture", "messages[0].content",
          {"messages": _user([{"type": "image_url", "image_url": {"url": "x"}}])}),
+    Case("content is an empty list", "messages[0].content", {"messages": _user([])}),
     Case("a part's text is a number", "messages[0].content", {"messages": _user([{"type": "text", "text": 1}])}),
     Case("a message with a tool call", "messages[0].tool_calls",
          {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}]}, code=_UNKNOWN),
@@ -163,6 +171,7 @@ CASES = [
     Case("a logit bias", "logit_bias", {"logit_bias": {"5": 1}}, code=_UNSUPPORTED),
     Case("return_token_ids is 1", "return_token_ids", {"return_token_ids": 1}),
     Case("user is a number", "user", {"user": 5}),
+    Case("user has 300 characters", "user", {"user": "x" * 300}, mentions="256"),
     Case("paceline is a list", "paceline", {"paceline": []}),
     Case("an unknown paceline option", "paceline.speed", {"paceline": {"speed": 9}}, code=_UNKNOWN),
     Case("an unknown drafter", "paceline.drafter", {"paceline": {"drafter": "none-such"}}, mentions="ngram"),
@@ -177,7 +186,7 @@ CASES = [
     Case("the prompt is a list with an empty list", "prompt", {"prompt": [[]]}, COMPLETIONS),
     Case("the prompt is mixed", "prompt", {"prompt": ["a", 5]}, COMPLETIONS),
     Case("the prompt's ids are true", "prompt", {"prompt": [True]}, COMPLETIONS),
-    Case("a token id beyond the vocabulary", "prompt", {"prompt": [10**9]}, COMPLETIONS),
+    Case("a token id beyond the vocabulary", "prompt", {"prompt": [10**9]}, COMPLETIONS, mentions="1000000000"),
     Case("a negative token id", "prompt", {"prompt": [[3, -1]]}, COMPLETIONS),
     Case("too many prompts", "prompt", {"prompt": ["a"] * 100}, COMPLETIONS),
     Case("a prompt of ids that is too long", "prompt", {"prompt": [5] * 20_000}, COMPLETIONS, code=_LONG),

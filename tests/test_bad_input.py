@@ -34,12 +34,21 @@ def test_is_refused_and_named(client: httpx.Client, backend: FakeBackend, case: 
     before = len(backend.asked)
     check_case(client, MODEL, case)
     assert len(backend.asked) == before
+    assert answer(client) == "hello there", "the server must go on"
 
 
-def test_after_all_of_it_a_good_request_works(client: httpx.Client) -> None:
+def answer(client: httpx.Client) -> str:
+    """What a good request gets."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
     reply = client.post("/v1/chat/completions", json=body)
-    assert reply.json()["choices"][0]["message"]["content"] == "hello there"
+    text: str = reply.json()["choices"][0]["message"]["content"]
+    return text
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_json_with_parameters_is_json(client: httpx.Client, kind: str) -> None:
+    body = f'{{"model": "{MODEL}", "prompt": "hello"}}'
+    assert client.post("/v1/completions", content=body, headers={"Content-Type": kind}).status_code == 200
 
 
 @pytest.mark.parametrize(

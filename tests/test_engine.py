@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 import torch
 from table_model import TableModel
 
-from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.engine import SLOW_MS, Engine, EngineLimits
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.local_link import LocalLink
@@ -367,3 +368,42 @@ def test_a_request_may_name_its_drafters_and_its_draft_length() -> None:
         assert "b" in played
         assert max(item.drafted for item in made.board.rounds) == 2
         assert made.hosts["a"].drafted == 0
+
+
+class OneSidedBoard(EvenBoard):
+    """All weight on `fast`."""
+
+    def weights(self, seq: int) -> Mapping[str, float]:
+        return {"fast": 1.0, "slow": 0.0}
+
+
+class SlowHost(GuessHost):
+    """Takes its time over drafts, and counts the sequences it was told of."""
+
+    opened = 0
+
+    def handle(self, batch: DrafterBatch) -> tuple[DrafterReply, list[Score]]:
+        self.opened += len(batch.opens)
+        if batch.proposes:
+            time.sleep(2 * SLOW_MS / 1e3)
+        return super().handle(batch)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (1.0, 40, 40), (0.25, 2, 22)])
+def test_a_slow_drafter_without_weight_follows_a_sample_of_sequences(share: float, least: int, most: int) -> None:
+    """0.25 of 40: outside 2..22 in fewer than 1 of 10,000 seeds; the seed is fixed."""
+    model = TableModel(vocab_size=12)
+    hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
+    made = Rig(model, hosts, EngineLimits(evaluation_share=share, max_context=256))
+    made.board = OneSidedBoard(list(hosts))
+    made.engine = Engine(model, made.pool, made.board, made.engine._limits, np.random.default_rng(3))
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    made.submit([1, 2, 3], 60, drafters=("slow",)).wait()  # its latency is learnt
+    known = hosts["slow"].opened
+    assert known == 1
+    for _ in range(40):
+        made.submit([1, 2, 3], 3).wait()
+    made.engine.stop()
+    thread.join(10)
+    assert least <= hosts["slow"].opened - known <= most

@@ -79,7 +79,17 @@ def test_special_tokens_are_not_shown(tokenizer: ChatTokenizer) -> None:
         assert "".join(pieces(tokenizer, ids, cut)) == "onetwo自"
 
 
-def test_the_work_per_token_does_not_grow(tokenizer: ChatTokenizer) -> None:
+@pytest.mark.parametrize(
+    ("text", "part", "most"),
+    [
+        ("自行车 the fox 🚴 " * 50, slice(None), 16),
+        ("\ufffd" * 200, slice(None), 65),
+        ("🚴" * 300, slice(1, None, 4), 65),
+    ],
+    ids=["text", "replacement signs", "bytes that are no text"],
+)
+def test_the_work_per_token_does_not_grow(tokenizer: ChatTokenizer, text: str, part: slice, most: int) -> None:
+    ids = tokenizer.encode(text)[part]
     longest = 0
 
     def decode(ids: list[int]) -> str:
@@ -88,9 +98,18 @@ def test_the_work_per_token_does_not_grow(tokenizer: ChatTokenizer) -> None:
         return tokenizer.decode(ids)
 
     stream = TextStream(decode)
-    for token in tokenizer.encode("自行车 the fox 🚴 " * 50):
-        stream.push([token])
-    assert longest <= 16
+    assert "".join(stream.push([token]) for token in ids) + stream.flush() == tokenizer.decode(ids)
+    assert longest <= most
+
+
+@given(data=st.data(), size=st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_long_runs_of_bytes_that_are_no_text(tokenizer: ChatTokenizer, data: st.DataObject, size: int) -> None:
+    """Long enough for the window to be cut inside them, wherever characters begin and end."""
+    parts = sorted({token for text in ("🚴", "自", "é", "\ufffd") for token in tokenizer.encode(text)})
+    run = data.draw(st.lists(st.sampled_from(parts), min_size=1, max_size=7))
+    ids = run * 30 + data.draw(st.lists(st.sampled_from(parts), max_size=8)) + tokenizer.encode("自 end")
+    assert "".join(pieces(tokenizer, ids, [size])) == tokenizer.decode(ids)
 
 
 def test_a_decoder_that_strips_the_first_space_and_knows_bytes_by_name() -> None:
