@@ -155,6 +155,7 @@ class DrafterPeer:
         news = [n for s, _ in serving if (n := self._ledger.news(s)) is not None]
         proposes = [Propose(s.seq, len(s.tokens), length) for s, length in serving]
         longest = max(length for _, length in serving)
+        now_s = self._clock()
         try:
             self._send(news, proposes, round_number)
         except ProtocolError:
@@ -162,7 +163,6 @@ class DrafterPeer:
             return False
         except LinkDown:
             return False
-        now_s = self._clock()
         ordinary = not self._prefilling and all(self._ledger.warm(p.seq) for p in proposes)
         ordinary = ordinary and sum(len(n.tokens) for n in news) <= ORDINARY_NEWS_TOKENS * len(proposes)
         patience_s = self._latency.patience_s(longest) if ordinary else self._latency.deadline_s
