@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from paceline.actors.drafter_host import DrafterHost
-from paceline.actors.drafter_registry import DrafterContext, build_drafter
+from paceline.actors.drafter_registry import MODEL_KINDS, DrafterContext, build_drafter
 from paceline.actors.drafter_server import DrafterServer
 from paceline.actors.messages import Heartbeat
 from paceline.actors.model_facts import vocabulary_size
@@ -47,7 +47,7 @@ class DrafterActor:
 
     def __init__(self, spec: DrafterSpec) -> None:
         self._spec = spec
-        if spec.device == "cpu":
+        if spec.device == "cpu" and spec.kind in MODEL_KINDS:
             _yield_to_others()
         self._node = ray.util.get_node_ip_address()
         folder = resolve(spec.target_model, progress=False)

@@ -54,6 +54,7 @@ _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = 
     "early_exit": (EarlyExitOptions, _early_exit),
     "lm": (LmOptions, _lm),
 }
+MODEL_KINDS = frozenset({"early_exit", "lm"})  # their work is milliseconds of arithmetic, the others' is microseconds
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> Any:
