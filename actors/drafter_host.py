@@ -2,16 +2,19 @@
 
 Messages are idempotent by (sequence, position): a repeat is harmless, an overlap is trimmed, a gap or an unknown
 session asks for a resync. Sessions are bounded; one too many is refused, never bought by dropping another. A kind that
-raises loses the sequences it raised on, and nothing else. `DrafterServer` and `LocalLink` call `handle`, one at a time.
+raises loses the sequences it raised on, and nothing else; it never sees a sequence twice in one call.
+`DrafterServer` and `LocalLink` call `handle`, one at a time.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from paceline.actors.drafter import Drafter
 from paceline.actors.messages import (
@@ -30,6 +33,14 @@ from paceline.actors.messages import (
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+class _OfSequence(Protocol):
+    @property
+    def seq(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=_OfSequence)
 
 
 @dataclass(slots=True)
@@ -67,32 +78,31 @@ class DrafterHost:
         self._open(batch.opens, answer)
         self._commit(batch.commits, answer)
         self._propose(batch.proposes, answer)
-        self._close([seq for seq in batch.closes if seq in self._held])
+        self._close(batch.closes, answer)
         busy_ms = (time.perf_counter() - began) * 1e3
         return DrafterReply(batch.round, answer.drafts, answer.resyncs, answer.failures, busy_ms), answer.scores
 
     def _open(self, opens: Sequence[Open], answer: _Answer) -> None:
-        taken: list[Open] = []
+        taken: dict[int, Open] = {}  # of several opens of one sequence the last counts
         room = self._max_sessions - len(self._held)
         full: list[int] = []
         for item in opens:
             if not item.tokens or not self._within(item.tokens):
                 answer.failures.append(self._bad_ids(item.seq, "open"))
-            elif item.seq in self._held:
-                taken.append(item)
+            elif item.seq in self._held or item.seq in taken:
+                taken[item.seq] = item
             elif room > 0:
                 room -= 1
-                taken.append(item)
+                taken[item.seq] = item
             else:
                 full.append(item.seq)
         if full:
             answer.failures.append(Failure("CAPACITY", f"{self._max_sessions} sessions are the most it takes", full))
         if not taken:
             return
-        self._close([item.seq for item in taken if item.seq in self._held])
-        seqs = [item.seq for item in taken]
-        self._held.update({item.seq: len(item.tokens) for item in taken})
-        self._guarded(seqs, answer, lambda: self._drafter.open(taken))
+        self._close(list(taken), answer)
+        self._held.update({seq: len(item.tokens) for seq, item in taken.items()})
+        self._guarded(list(taken), answer, lambda: self._drafter.open(list(taken.values())))
 
     def _commit(self, commits: Sequence[Commit], answer: _Answer) -> None:
         due: list[Commit] = []
@@ -102,15 +112,19 @@ class DrafterHost:
                 answer.resyncs.append(Resync(item.seq, held or 0))
             elif not self._within(item.tokens):
                 answer.failures.append(self._bad_ids(item.seq, "commit"))
+            elif item.p is not None and not self._sound(item.p, len(item.tokens)):
+                text = f"commit.p: a row of ids in -1..{self._drafter.vocab_size - 1} is needed for each token"
+                answer.failures.append(Failure("INVALID", text, [item.seq]))
             elif item.start + len(item.tokens) > held:
                 trimmed = _trim(item, held)
                 due.append(trimmed)
                 self._held[item.seq] = held + len(trimmed.tokens)
-        if not due:
-            return
-        gammas = self._guarded([item.seq for item in due], answer, lambda: self._drafter.commit(due))
-        for item, row in zip(due, gammas or [], strict=gammas is not None):
-            answer.scores.append(Score(item.seq, item.start, row))
+        for wave in self._waves(due):
+            answer.scores += self._guarded([item.seq for item in wave], answer, partial(self._scores, wave)) or []
+
+    def _scores(self, commits: Sequence[Commit]) -> list[Score]:
+        gammas = self._drafter.commit(commits)
+        return [Score(item.seq, item.start, row) for item, row in zip(commits, gammas, strict=True)]
 
     def _propose(self, proposes: Sequence[Propose], answer: _Answer) -> None:
         due: list[Propose] = []
@@ -123,15 +137,28 @@ class DrafterHost:
                 answer.drafts.append(Draft(item.seq, item.start, []))  # the target has moved on: nothing to propose
             else:
                 due.append(item)
-        if due:
-            drafts = self._guarded([item.seq for item in due], answer, lambda: self._drafter.propose(due))
+        for wave in self._waves(due):
+            drafts = self._guarded([item.seq for item in wave], answer, partial(self._drafter.propose, wave))
             answer.drafts += drafts or []
 
-    def _close(self, seqs: list[int]) -> None:
-        for seq in seqs:
-            del self._held[seq]
-        if seqs:
-            self._drafter.close(seqs)
+    def _close(self, seqs: Sequence[int], answer: _Answer) -> None:
+        """Drop those sessions that there are."""
+        held = [seq for seq in dict.fromkeys(seqs) if self._held.pop(seq, None) is not None]
+        if held:
+            self._guarded(held, answer, lambda: self._drafter.close(held))
+
+    def _waves(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Parts in which each sequence comes once, in its order; what an earlier part lost is left out of the next."""
+        waves: list[list[Item]] = []
+        seen: Counter[int] = Counter()
+        for item in items:
+            if seen[item.seq] == len(waves):
+                waves.append([])
+            waves[seen[item.seq]].append(item)
+            seen[item.seq] += 1
+        for wave in waves:
+            if alive := [item for item in wave if item.seq in self._held]:
+                yield alive
 
     def _guarded(self, seqs: list[int], answer: _Answer, call: Callable[[], Result]) -> Result | None:
         """Run a call into the kind; where it raises, its sequences fail and their sessions are dropped."""
@@ -140,11 +167,14 @@ class DrafterHost:
         except Exception as error:  # the boundary between a session and a drafter kind's own code
             logger.exception("the drafter failed on sequences %s", seqs)
             answer.failures.append(Failure("INTERNAL", f"{type(error).__name__}: {error}", seqs))
-            self._close([seq for seq in seqs if seq in self._held])
+            self._close(seqs, answer)
             return None
 
     def _within(self, tokens: Sequence[int]) -> bool:
         return not tokens or (min(tokens) >= 0 and max(tokens) < self._drafter.vocab_size)
+
+    def _sound(self, p: Laws, count: int) -> bool:
+        return len(p) == count and (not p.ids.size or (p.ids.min() >= -1 and p.ids.max() < self._drafter.vocab_size))
 
     def _bad_ids(self, seq: int, field: str) -> Failure:
         return Failure("INVALID", f"{field}.tokens: ids must lie in 0..{self._drafter.vocab_size - 1}", [seq])

@@ -2,11 +2,13 @@
 
 Per sequence it holds a cache and the laws it already knows beyond the committed text: the one of the next position, and
 those of the positions it drafted. A commit keeps whatever of that agrees with the committed tokens, runs the rest of
-all sequences in one forward, and reads every position's score off laws that were needed anyway.
+all sequences in one forward, and reads every position's score off laws that were needed anyway. A sequence that outgrows
+the model's context has no laws from there on: it proposes nothing, scores 0, and costs the others nothing.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +21,8 @@ from paceline.actors.messages import Commit, Draft, Ids, Laws, Open, Probs, Prop
 from paceline.actors.sampling import Sampling
 from paceline.kernels.law import sampling_law, top_width
 from paceline.kernels.overlap import overlap
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class _Session:
     cache: Cache
     drafted: list[int] = field(default_factory=list)  # beyond them
     laws: list[_Law] = field(default_factory=list)  # laws[i]: of position len(tokens) + i, given drafted[:i]
+    outgrown: bool = False  # longer than the model's context
 
 
 class ModelDrafter:
@@ -73,6 +78,7 @@ class ModelDrafter:
             laws = session.laws[: len(item.tokens)]
             gammas.append(self._gammas(laws, item))
             session.laws = session.laws[len(session.tokens) - start :]
+            self._retire_outgrown(session, item.seq)
         return gammas
 
     def propose(self, proposes: Sequence[Propose]) -> list[Draft]:
@@ -83,8 +89,15 @@ class ModelDrafter:
                 session.cache.truncate(min(session.cache.length, len(session.tokens)))
                 session.drafted, session.laws = [], session.laws[:1]
         self._catch_up(sessions, [len(session.tokens) for session in sessions])
+        for session, item in zip(sessions, proposes, strict=True):
+            self._retire_outgrown(session, item.seq)
+        # A draft's last token is never run, so it may stand one beyond the context.
+        most = [
+            min(item.length, self._model.max_positions + 1 - len(session.tokens))
+            for session, item in zip(sessions, proposes, strict=True)
+        ]
         sure = [1.0] * len(sessions)
-        active = list(range(len(sessions)))
+        active = [i for i, length in enumerate(most) if length > 0]
         while active:
             # Whether to go on may depend on the law, never on the token drawn from it (see suffix.py).
             active = [i for i in active if sure[i] * sessions[i].laws[-1].sure >= self._min_confidence]
@@ -92,7 +105,7 @@ class ModelDrafter:
                 token, probability = self._draw(sessions[i].laws[-1])
                 sessions[i].drafted.append(token)
                 sure[i] *= probability
-            active = [i for i in active if len(sessions[i].drafted) < proposes[i].length]
+            active = [i for i in active if len(sessions[i].drafted) < most[i]]
             if active:
                 steps = [Step(sessions[i].cache, sessions[i].drafted[-1:], -1) for i in active]
                 logits = self._model.forward(steps)
@@ -108,21 +121,28 @@ class ModelDrafter:
     def _catch_up(self, sessions: list[_Session], starts: list[int]) -> None:
         """Run what keeps a session from knowing the laws of positions `start` .. len(tokens), the next one included.
 
-        `session.laws` begins at position `start`; what is missing is missing at its end.
+        `session.laws` begins at position `start`; what is missing is missing at its end. Laws beyond the model's context
+        stay missing.
         """
         steps, wanted = [], []
         for session, start in zip(sessions, starts, strict=True):
             first = start + len(session.laws) - 1  # the token whose forward gives the first missing law
-            if first < len(session.tokens):
-                pending = session.tokens[session.cache.length :]
+            end = min(len(session.tokens), self._model.max_positions)
+            if first < end:
+                pending = session.tokens[session.cache.length : end]
                 steps.append(Step(session.cache, pending, first - session.cache.length))
-                wanted.append((session, len(session.tokens) - first))
+                wanted.append((session, end - first))
         if not steps:
             return
         logits = self._model.forward(steps)
         laws = iter(self._laws(logits, [session.sampling for session, count in wanted for _ in range(count)]))
         for session, count in wanted:
             session.laws += [next(laws) for _ in range(count)]
+
+    def _retire_outgrown(self, session: _Session, seq: int) -> None:
+        if len(session.tokens) > self._model.max_positions and not session.outgrown:
+            logger.info("sequence %d outgrew the %d positions of the drafter's model", seq, self._model.max_positions)
+            session.outgrown, session.cache = True, self._model.new_cache()
 
     def _laws(self, logits: torch.Tensor, samplings: list[Sampling]) -> list[_Law]:
         """One law per row of logits [rows, vocab]."""
@@ -154,18 +174,20 @@ class ModelDrafter:
     def _draw(self, law: _Law) -> tuple[int, float]:
         if law.ids is None or law.probs is None:
             return law.best, law.sure
-        probs = law.probs.astype(np.float64)
-        slot = int(self._chance.choice(len(probs), p=probs / probs.sum()))
-        return int(law.ids[slot]), float(probs[slot])
+        mass = np.cumsum(law.probs, dtype=np.float64)
+        slot = int(np.searchsorted(mass, self._chance.random() * mass[-1], side="right"))  # never one without mass
+        return int(law.ids[slot]), float(law.probs[slot])
 
     def _gammas(self, laws: list[_Law], commit: Commit) -> Probs:
-        if commit.p is None or laws[0].ids is None:
-            return point_gammas([law.best for law in laws], commit)
+        known, count = len(laws), len(commit.tokens)
+        if commit.p is None or not laws or laws[0].ids is None:
+            return point_gammas([law.best for law in laws] + [-1] * (count - known), commit)
         q = _stack(laws)
         ids = torch.from_numpy(q.ids.astype(np.int64))
         dense = torch.zeros(len(laws), self.vocab_size).scatter_add_(1, ids.clamp(min=0), torch.from_numpy(q.probs))
-        p_ids = torch.from_numpy(commit.p.ids.astype(np.int64))
-        gammas: Probs = overlap(dense, p_ids, torch.from_numpy(commit.p.probs)).clamp(0.0, 1.0).numpy()
+        p_ids = torch.from_numpy(commit.p.ids[:known].astype(np.int64))
+        gammas = np.zeros(count, dtype=np.float32)
+        gammas[:known] = overlap(dense, p_ids, torch.from_numpy(commit.p.probs[:known])).clamp(0.0, 1.0).numpy()
         return gammas
 
 

@@ -2,7 +2,8 @@
 
 Each sequence has a suffix automaton of its own text; a bounded memory of earlier outputs, shared by all sequences, is
 two more. The longest match among them drafts; counts make a law, so a sampled draft has a proper q (as in STAND,
-arXiv 2506.04708; memory across requests as in SuffixDecoding, arXiv 2411.04975).
+arXiv 2506.04708; memory across requests as in SuffixDecoding, arXiv 2411.04975). What a token costs is in
+`suffix_automaton`: a full memory of 65,536 tokens takes about 30 MB.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from paceline.actors.suffix_automaton import ROOT, SuffixAutomaton
 
 SEPARATOR = -1
 WIDTH = 32  # ids of a law: the most frequent continuations
+CONTEXT = 4  # tokens of a prompt that are remembered with its output, so that the output's start can be found
 REMATCH = 64  # tokens looked back to find a sequence's place in a fresh memory
 
 Law = dict[int, float]  # token -> probability
@@ -36,18 +38,30 @@ class _Match:
         """The text goes on."""
         self.state, self.length = self.memory.advance(self.state, self.length, token)
 
+    def place(self) -> int:
+        """The match's state now: other sequences' outputs may have split the one it was found in."""
+        self.state = self.memory.settled(self.state, self.length)
+        return self.state
+
 
 class _Text:
     """One sequence."""
 
-    def __init__(self, item: Open, memories: Sequence[SuffixAutomaton]) -> None:
+    def __init__(self, item: Open) -> None:
         self.tokens = list(item.tokens)
         self.prompt_tokens = len(item.tokens)
         self.point_mass = item.sampling.point_mass
         self.own = SuffixAutomaton()
         for token in item.tokens:
             self.own.append(token)
-        self.matches = [_Match(memory, self.tokens) for memory in memories]
+        self.generation = -1
+        self.matches: list[_Match] = []
+
+    def enter(self, memories: Sequence[SuffixAutomaton], generation: int) -> None:
+        """Find the text's place in new memories."""
+        self.generation = generation
+        kept = {id(match.memory): match for match in self.matches}
+        self.matches = [kept.get(id(memory)) or _Match(memory, self.tokens) for memory in memories]
 
     def append(self, token: int) -> None:
         """Commit a token."""
@@ -66,11 +80,13 @@ class Suffix:
         self._chance = np.random.default_rng(seed)
         self._texts: dict[int, _Text] = {}
         self._memories: list[SuffixAutomaton] = [SuffixAutomaton()] if options.memory_tokens else []
+        self._generation = 0  # of the memories
 
     def open(self, opens: Sequence[Open]) -> None:
         """Index each prompt and find its place in the memories."""
         for item in opens:
-            self._texts[item.seq] = _Text(item, self._memories)
+            text = self._texts[item.seq] = _Text(item)
+            text.enter(self._memories, self._generation)
 
     def commit(self, commits: Sequence[Commit]) -> list[Probs]:
         """Append tokens; the law before each of them is what is scored."""
@@ -88,27 +104,29 @@ class Suffix:
                 self._remember(text)
 
     def _remember(self, text: _Text) -> None:
-        """Add an output, with the end of its prompt as context; the older half of a full memory is dropped."""
-        start = max(0, text.prompt_tokens - 4)
+        """Add an output, with the end of its prompt as context; where it does not fit, the older half is dropped.
+
+        Of an output that is longer than half the memory, the end is kept.
+        """
         if len(text.tokens) == text.prompt_tokens:
             return
-        newest = self._memories[-1]
-        for token in (*text.tokens[start:], SEPARATOR):
-            newest.append(token)
-        if len(newest) >= max(self._options.memory_tokens // 2, 1):
-            self._memories = [newest, SuffixAutomaton()]
+        half = max(self._options.memory_tokens // 2, 1)
+        output = [*text.tokens[max(0, text.prompt_tokens - CONTEXT) :], SEPARATOR][-half:]
+        if 0 < len(self._memories[-1]) > half - len(output):
+            self._memories = [self._memories[-1], SuffixAutomaton()]
+            self._generation += 1
+        for token in output:
+            self._memories[-1].append(token)
 
     def _best(self, text: _Text) -> tuple[SuffixAutomaton, int, int]:
         """The automaton with the longest match, its state and length; on a tie the sequence's own text."""
-        if len(text.matches) != len(self._memories) or any(
-            match.memory is not memory for match, memory in zip(text.matches, self._memories, strict=True)
-        ):
-            text.matches = [_Match(memory, text.tokens) for memory in self._memories]
+        if text.generation != self._generation:
+            text.enter(self._memories, self._generation)
         own = text.own.repeated
         best = text.own, own, text.own.length[own]
         for match in text.matches:
             if match.length > best[2]:
-                best = match.memory, match.state, match.length
+                best = match.memory, match.place(), match.length
         return best
 
     def _law(self, automaton: SuffixAutomaton, state: int, matched: int) -> tuple[Law, int, int]:
@@ -152,9 +170,12 @@ class Suffix:
         return Draft(item.seq, item.start, tokens, None if text.point_mass or not laws else _as_laws(laws))
 
     def _sample(self, law: Law) -> int:
-        ids = np.fromiter(law, dtype=np.int64)
-        probs = np.fromiter(law.values(), dtype=np.float64)
-        return int(self._chance.choice(ids, p=probs / probs.sum()))
+        left = self._chance.random()
+        for token, probability in law.items():  # a few entries: quicker than an array
+            left -= probability
+            if left < 0:
+                return token
+        return next(reversed(law))  # the probabilities' sum was rounded to a little less than 1
 
 
 def _as_laws(laws: Sequence[Law]) -> Laws:

@@ -62,6 +62,15 @@ def test_the_selector_dies_in_mid_stream_and_learns_again(live: ServedProcess, e
     )
 
 
+def test_the_target_dies_in_mid_stream_and_the_text_goes_on(live: ServedProcess, expected: str) -> None:
+    on_event, pids = kill_at(live, 5, "target")
+    text, events = stream(live, PROMPT, on_event, max_tokens=TOKENS, stream_options={"include_usage": True})
+    assert text == expected, "nothing is lost, nothing is said twice"
+    assert events[-1]["usage"] == ask(live, PROMPT, max_tokens=TOKENS)["usage"]
+    assert actor(live, "target")["pid"] != pids["target"]
+    live.wait_for_drafters(set(DRAFTERS), 60)
+
+
 def test_with_all_drafters_dead_it_decodes_plainly_and_says_so(live: ServedProcess, expected: str) -> None:
     on_event, _ = kill_at(live, 3, *DRAFTERS)
     modes: list[str] = []
