@@ -2,8 +2,8 @@
 
 Per sequence it holds a cache and the laws it already knows beyond the committed text: the one of the next position, and
 those of the positions it drafted. A commit keeps whatever of that agrees with the committed tokens, runs the rest of
-all sequences in one forward, and reads every position's score off laws that were needed anyway. A sequence that outgrows
-the model's context has no laws from there on: it proposes nothing, scores 0, and costs the others nothing.
+all sequences in one forward, and reads every position's score off laws that were needed anyway. A sequence that
+outgrows the model's context has no laws from there on: it proposes nothing, scores 0, and costs the others nothing.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ class ModelDrafter:
     def _catch_up(self, sessions: list[_Session], starts: list[int]) -> None:
         """Run what keeps a session from knowing the laws of positions `start` .. len(tokens), the next one included.
 
-        `session.laws` begins at position `start`; what is missing is missing at its end. Laws beyond the model's context
-        stay missing.
+        `session.laws` begins at position `start`; what is missing is missing at its end. Laws beyond the model's
+        context stay missing.
         """
         steps, wanted = [], []
         for session, start in zip(sessions, starts, strict=True):

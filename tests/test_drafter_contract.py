@@ -13,8 +13,9 @@ import pytest
 from table_model import TableModel
 
 from paceline.actors.drafter import Drafter
+from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_options import NgramOptions, SuffixOptions
-from paceline.actors.messages import Commit, Draft, Laws, Open, Propose
+from paceline.actors.messages import Commit, Draft, DrafterBatch, Laws, Open, Propose
 from paceline.actors.model_drafter import ModelDrafter
 from paceline.actors.ngram import Ngram
 from paceline.actors.sampling import Sampling
@@ -172,3 +173,37 @@ def test_sequences_do_not_disturb_one_another(kind: str) -> None:
         gammas += drafter.commit(both)[0].tolist()
         at += size
     assert gammas == alone
+
+
+@kinds
+@samplings
+def test_repeats_and_split_messages_score_as_one(kind: str, sampling: str) -> None:
+    chosen = SAMPLINGS[sampling]
+    expected = score(KINDS[kind](), chosen, [len(TEXT)], draft=False)
+    host = DrafterHost(KINDS[kind](), max_sessions=1)
+    host.handle(DrafterBatch(opens=[Open(7, PROMPT, chosen)]))
+    gammas: list[float] = []
+    for at in range(0, len(TEXT), 4):
+        start = len(PROMPT) + at
+        parts = [TEXT[at : at + 1], TEXT[at : at + 4]]  # the second overlaps the first
+        commits = [commit(7, start, part, chosen) for part in parts]
+        batch = DrafterBatch(1, commits=commits, proposes=[Propose(7, min(start + 4, len(PROMPT) + len(TEXT)), 3)])
+        for _ in range(2):
+            reply, scores = host.handle(batch)
+            assert (reply.failures, reply.resyncs, len(reply.drafts)) == ([], [], 1)
+            for item in scores:
+                assert item.start == len(PROMPT) + len(gammas)
+                gammas += item.gammas.tolist()
+    assert gammas == pytest.approx(expected, abs=1e-6)
+
+
+@kinds
+def test_closing_forgets_every_sequence(kind: str) -> None:
+    drafter = KINDS[kind]()
+    seqs = list(range(5))
+    drafter.open([Open(seq, PROMPT, Sampling()) for seq in seqs])
+    drafter.propose([Propose(seq, len(PROMPT), 3) for seq in seqs])
+    tables = [value for value in vars(drafter).values() if isinstance(value, dict) and len(value) == len(seqs)]
+    assert tables, "every kind keeps its sequences in a table"
+    drafter.close(seqs)
+    assert not any(tables)

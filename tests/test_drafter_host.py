@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,23 +26,34 @@ class Recorder:
     def __init__(self) -> None:
         self.committed: list[tuple[int, int, list[int], int | None]] = []
         self.closed: list[int] = []
+        self.opened: list[list[int]] = []
         self.broken: set[str] = set()
+        self.rows_lost = 0
 
     def open(self, opens: Sequence[Open]) -> None:
         self._break("open")
+        self._once(opens)
+        self.opened += [list(item.tokens) for item in opens]
 
     def commit(self, commits: Sequence[Commit]) -> list[Probs]:
         self._break("commit")
+        self._once(commits)
         for item in commits:
             self.committed.append((item.seq, item.start, list(item.tokens), None if item.p is None else len(item.p)))
-        return [np.full(len(item.tokens), 0.5, np.float32) for item in commits]
+        return [np.full(len(item.tokens), 0.5, np.float32) for item in commits[self.rows_lost :]]
 
     def propose(self, proposes: Sequence[Propose]) -> list[Draft]:
         self._break("propose")
+        self._once(proposes)
         return [Draft(item.seq, item.start, [1] * item.length) for item in proposes]
 
     def close(self, seqs: Sequence[int]) -> None:
         self.closed += seqs
+        self._break("close")
+
+    def _once(self, items: Sequence[Open] | Sequence[Commit] | Sequence[Propose]) -> None:
+        seqs = [item.seq for item in items]
+        assert len(set(seqs)) == len(seqs), "a kind never sees a sequence twice in one call"
 
     def _break(self, call: str) -> None:
         if call in self.broken:
@@ -155,6 +168,77 @@ def test_a_kind_that_raises_loses_its_sequence_and_goes_on(host: DrafterHost, ki
     kind.broken = set()
     host.handle(DrafterBatch(opens=[Open(1, [1, 2], Sampling())]))
     assert host.handle(DrafterBatch(2, proposes=[Propose(1, 2, 2)]))[0].drafts == [Draft(1, 2, [1, 1])]
+
+
+def test_a_sequence_twice_in_a_batch_is_handled_in_order(host: DrafterHost, kind: Recorder) -> None:
+    host.handle(DrafterBatch(opens=[Open(2, [1], Sampling())]))
+    commits = [Commit(1, 3, [4]), Commit(2, 1, [2]), Commit(1, 3, [4, 5, 6]), Commit(1, 3, [4])]
+    reply, scores = host.handle(DrafterBatch(7, commits=commits, proposes=[Propose(1, 6, 2), Propose(1, 6, 3)]))
+    assert not reply.failures
+    assert kind.committed == [(1, 3, [4], None), (2, 1, [2], None), (1, 4, [5, 6], None)]
+    assert [(score.seq, score.start, len(score.gammas)) for score in scores] == [(1, 3, 1), (2, 1, 1), (1, 4, 2)]
+    assert [draft.tokens for draft in reply.drafts] == [[1, 1], [1, 1, 1]]
+
+
+def test_what_a_failure_lost_is_not_handed_on(host: DrafterHost, kind: Recorder) -> None:
+    kind.broken = {"commit"}
+    reply, scores = host.handle(DrafterBatch(7, commits=[Commit(1, 3, [4]), Commit(1, 4, [5])]))
+    assert [(failure.code, failure.seqs) for failure in reply.failures] == [("INTERNAL", [1])]
+    assert (scores, kind.closed) == ([], [1])
+
+
+def test_of_two_opens_in_a_batch_the_last_counts_and_takes_one_place(kind: Recorder) -> None:
+    host = DrafterHost(kind, max_sessions=1)
+    reply, _ = host.handle(DrafterBatch(opens=[Open(1, [1, 2], Sampling()), Open(1, [1, 2, 3], Sampling())]))
+    assert (reply.failures, host.sessions, kind.opened) == ([], 1, [[1, 2, 3]])
+    assert host.handle(DrafterBatch(4, proposes=[Propose(1, 3, 1)]))[0].drafts == [Draft(1, 3, [1])]
+
+
+def test_a_close_that_raises_spoils_nothing_else_in_its_batch(host: DrafterHost, kind: Recorder) -> None:
+    host.handle(DrafterBatch(opens=[Open(2, [1], Sampling())]))
+    kind.broken = {"close"}
+    batch = DrafterBatch(5, commits=[Commit(1, 3, [4])], proposes=[Propose(1, 4, 1)], closes=[2])
+    reply, scores = host.handle(batch)
+    assert [(failure.code, failure.seqs) for failure in reply.failures] == [("INTERNAL", [2])]
+    assert (reply.drafts, len(scores), host.sessions) == ([Draft(1, 4, [1])], 1, 1)
+
+
+def test_a_kind_that_leaves_out_a_score_fails(host: DrafterHost, kind: Recorder) -> None:
+    kind.rows_lost = 1
+    reply, scores = host.handle(DrafterBatch(5, commits=[Commit(1, 3, [4])]))
+    assert [(failure.code, failure.seqs) for failure in reply.failures] == [("INTERNAL", [1])]
+    assert (scores, host.sessions) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"), [([[10]], "beyond the vocabulary"), ([[-2]], "below -1"), ([[1], [1]], "two rows for one token")]
+)
+def test_a_wrong_law_is_refused_for_its_own_sequence_only(
+    host: DrafterHost, kind: Recorder, ids: list[list[int]], why: str
+) -> None:
+    host.handle(DrafterBatch(opens=[Open(2, [1], Sampling(temperature=1.0))]))
+    p = Laws(np.array(ids, np.int32), np.ones((len(ids), 1), np.float32))
+    reply, _ = host.handle(DrafterBatch(5, commits=[Commit(2, 1, [4], p), Commit(1, 3, [4])]))
+    assert [(failure.code, failure.seqs) for failure in reply.failures] == [("INVALID", [2])], why
+    assert [seq for seq, *_ in kind.committed] == [1]
+    assert host.sessions == 2
+
+
+def test_light_kinds_do_not_import_torch() -> None:
+    """A process that only looks text up should take a tenth of a second to start and little memory."""
+    program = """
+import sys
+from pathlib import Path
+from paceline.actors.drafter_host import DrafterHost
+from paceline.actors.drafter_registry import DrafterContext, build_drafter, check_options
+for kind in ("ngram", "suffix"):
+    DrafterHost(build_drafter(kind, {}, DrafterContext(Path("nowhere"), 10)), 4)
+check_options("lm", {"model": "somewhere"})
+check_options("early_exit", {"layers": 4})
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from table_model import TableModel
@@ -11,7 +12,7 @@ from tiny_models import make_tiny_llama
 
 from paceline.actors.drafter_registry import DrafterContext, build_drafter
 from paceline.actors.errors import ConfigError, ModelSourceError
-from paceline.actors.messages import Commit, Open, Propose
+from paceline.actors.messages import Commit, Laws, Open, Propose
 from paceline.actors.model_drafter import ModelDrafter
 from paceline.actors.sampling import Sampling
 
@@ -110,6 +111,30 @@ def test_whether_a_draft_goes_on_is_settled_before_its_token_is_drawn() -> None:
         assert len(tokens) == 1
         seen.add(tokens[0])
     assert len(seen) > 1, "unlikely tokens are proposed too"
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0)])
+def test_a_sequence_beyond_the_context_costs_only_itself(sampling: Sampling) -> None:
+    """As with a model of a longer context up to the 16 positions there are; nothing, and no error, from there on."""
+    short, long = (
+        ModelDrafter(TableModel(12, max_positions=size), width=12, min_confidence=0.0, seed=0) for size in (16, 512)
+    )
+    p = Laws(np.tile(np.arange(12, dtype=np.int32), (8, 1)), np.full((8, 12), 1 / 12, np.float32))
+    other = []
+    for drafter in (short, long):
+        drafter.open([Open(1, [1, 2, 3, 4] * 3, sampling), Open(2, [5, 6], sampling), Open(3, [1] * 17, sampling)])
+        drafts = drafter.propose([Propose(1, 12, 9), Propose(3, 17, 2)])
+        if drafter is short:  # positions 12 to 16: the last one's law needs the 16 before it
+            assert [len(draft.tokens) for draft in drafts] == [5, 0]
+        tokens = [7, 8, 9, 10, 11, 0, 1, 2]
+        laws = None if sampling.greedy else p
+        other.append(drafter.commit([Commit(1, 12, tokens, laws), Commit(2, 2, tokens, laws)]))
+    assert other[0][1].tolist() == other[1][1].tolist()
+    assert other[0][0].tolist() == pytest.approx([*other[1][0].tolist()[:5], 0.0, 0.0, 0.0])
+    assert sampling.greedy or all(other[0][0][:5] > 0)
+    late = Commit(1, 20, [3], None if sampling.greedy else Laws(p.ids[:1], p.probs[:1]))
+    assert short.commit([late])[0].tolist() == [0.0]
+    assert [len(d.tokens) for d in short.propose([Propose(1, 21, 3), Propose(2, 10, 3)])] == [0, 3]
 
 
 def test_closing_frees_the_cache(context: DrafterContext, folder: Path) -> None:

@@ -139,6 +139,26 @@ def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
     for round_number in range(50):
         base = 2 * round_number
         generate(drafter, [99], [base, base + 1] * 5)
-        assert sum(len(memory) for memory in drafter._memories) <= 200 + 20
+        assert sum(len(memory) for memory in drafter._memories) <= 200
     assert draft(drafter, [97, 98, 99], 1) == [98]
     assert draft(drafter, [97, 0, 1], 1) == []
+
+
+def test_an_output_longer_than_the_memory_is_kept_by_its_end() -> None:
+    drafter = suffix(memory_tokens=40)
+    generate(drafter, [99], list(range(90)))
+    assert sum(len(memory) for memory in drafter._memories) <= 40
+    assert draft(drafter, [97, 88], 1) == []
+    assert draft(drafter, [97, 87, 88], 1) == [89]
+    assert draft(drafter, [97, 10, 11], 1) == []
+
+
+def test_a_running_sequence_counts_what_later_outputs_add_to_its_match() -> None:
+    """The second output splits the state that the sequence's match was found in."""
+    drafter = suffix()
+    generate(drafter, [50], [1, 2, 3, 4])
+    drafter.open([Open(1, [8, 2, 3], Sampling(temperature=1.0))])
+    generate(drafter, [51], [7, 2, 3, 5])
+    q = drafter.propose([Propose(1, 3, 1)])[0].q
+    assert q is not None
+    assert dict(zip(q.ids[0].tolist(), q.probs[0].tolist(), strict=True)) == pytest.approx({4: 0.5, 5: 0.5})
