@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -124,7 +125,7 @@ def make_api(backend: Any, tokenizer: ChatTokenizer, config: ClusterConfig = CON
 
 
 @contextmanager
-def served(api: FastAPI) -> Iterator[str]:
+def served(api: ASGIApp) -> Iterator[str]:
     """A real server on a free port, in a thread; yields its URL."""
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -20,7 +20,7 @@ DRAFTERS = ("ngram", "suffix", "early_exit")
 DOCUMENT: dict[str, Any] = {
     "target": {"model": "embedded", "dtype": "float32"},
     "drafters": [
-        {"name": "ngram", "kind": "ngram"},
+        {"name": "ngram", "kind": "ngram", "options": {"min_ngram": 1}},
         {"name": "suffix", "kind": "suffix"},
         {"name": "early_exit", "kind": "early_exit", "options": {"layers": 6}},
     ],
@@ -101,12 +101,14 @@ def actor(served: ServedProcess, name: str) -> dict[str, Any]:
     return next(item for item in served.status()["actors"] if item["name"] == name)
 
 
-def kill(served: ServedProcess, name: str) -> int:
-    """kill -9 an actor's process; returns the pid that it had."""
-    pid: int = actor(served, name)["pid"]
-    assert pid > 0
-    os.kill(pid, signal.SIGKILL)
-    return pid
+def kill(served: ServedProcess, *names: str) -> dict[str, int]:
+    """kill -9 actors' processes, all at the same moment; returns the pids that they had."""
+    pids = {item["name"]: item["pid"] for item in served.status()["actors"] if item["name"] in names}
+    assert set(pids) == set(names)
+    assert all(pids.values())
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    return pids
 
 
 def wait_until(condition: Callable[[], bool], within_s: float, what: str) -> None:

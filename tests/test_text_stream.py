@@ -122,3 +122,12 @@ def test_a_decoder_that_strips_the_first_space_and_knows_bytes_by_name() -> None
         stream = TextStream(tokenizer.decode)
         text = "".join(stream.push(ids[at : at + size]) for at in range(0, len(ids), size)) + stream.flush()
         assert text == tokenizer.decode(ids) == "one twothree自 two one自three"
+
+
+def test_a_control_token_is_no_context_for_a_decoder_that_strips_the_first_space() -> None:
+    tokenizer = Tokenizer(WordLevel({"▁one": 0, "▁two": 1, "</s>": 2}, unk_token="</s>"))
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.decoder = DecoderSequence([Replace("▁", " "), Fuse(), Strip(" ", 1, 0)])
+    stream = TextStream(tokenizer.decode)
+    ids = [0, 2, 2, 1, 2, 0]
+    assert "".join([stream.push([token]) for token in ids]) + stream.flush() == tokenizer.decode(ids) == "one two one"
