@@ -13,8 +13,7 @@ import secrets
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
-
-import numpy as np
+from random import Random
 
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
@@ -60,13 +59,13 @@ class Engine:
         pool: DrafterPool,
         board: WeightsBoard,
         limits: EngineLimits,
-        chance: np.random.Generator | None = None,
+        chance: Random | None = None,
     ) -> None:
         self._model = model
         self._pool = pool
         self._board = board
         self._limits = limits
-        self._chance = chance or np.random.default_rng()
+        self._chance = chance or Random()
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()

@@ -11,8 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from random import Random
 
 from paceline.actors.causal_model import CausalModel, Step
 from paceline.actors.generation import Chunk
@@ -36,7 +35,7 @@ def speculative_round(
     pool: DrafterPool,
     board: WeightsBoard,
     max_draft: int,
-    chance: np.random.Generator,
+    chance: Random,
 ) -> list[Chunk]:
     """Choose, draft, verify, commit; returns what each sequence of the batch gained.
 
@@ -85,7 +84,7 @@ def _choose(
     pool: DrafterPool,
     usable: Collection[str],
     max_draft: int,
-    chance: np.random.Generator,
+    chance: Random,
 ) -> Arm | None:
     """Draw a drafter by weight among those that can be asked for this sequence; None decodes plainly."""
     length = sequence.draft_limit(max_draft)
@@ -97,12 +96,12 @@ def _choose(
         for name in usable
         if (not sequence.drafters or name in sequence.drafters) and pool.serves(name, sequence.seq)
     ]
-    shares = np.array([weights.get(name, 0.0) for name in names])
-    if not shares.any():
-        if not sequence.generation.drafters:
+    shares = [weights.get(name, 0.0) for name in names]
+    if not any(shares):
+        if not names or not sequence.generation.drafters:
             return None
-        shares = np.ones(len(names))  # drafters that the request names are played, whatever is thought of them
-    return Arm(str(chance.choice(names, p=shares / shares.sum())), length) if names else None
+        shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
+    return Arm(chance.choices(names, shares)[0], length)
 
 
 def _step(sequence: Sequence, draft: Draft | None) -> Step:

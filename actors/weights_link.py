@@ -27,6 +27,7 @@ GRACE_S = 5.0  # time for drafters to find a restarted selector and send it a he
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 EXIT_WAIT_S = 2.0
+GATHER_S = 0.04  # between looks for news to report: rounds of a small target come faster than is worth a wake-up each
 
 
 class WeightsLink:
@@ -167,6 +168,7 @@ class WeightsLink:
         while True:
             for report in reports:
                 yield selector_wire.encode_report(report)
+            self._stopping.wait(GATHER_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._stream != number)
                 if self._stream != number:

@@ -5,6 +5,8 @@ another in an order that rotates, so that the machine's drift falls on all alike
 `usage`. The suffix drafter's memory of earlier outputs is switched off, or the second repetition would be read from it.
 
     python benchmarks/bench_serve.py --repeats 5
+
+With `--rows FILE` every answer's figures are kept there, and a run that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="most tokens per answer")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--limit", type=int, default=None, help="use only the first prompts of each domain")
+    parser.add_argument("--arms", default=None, help="only these, by comma; plain and selector are always there")
+    parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
     options = parser.parse_args()
     document = yaml.safe_load(options.config.read_text())
     for drafter in document["drafters"]:
@@ -47,7 +51,11 @@ def main() -> None:
             drafter["options"] = {**drafter.get("options", {}), "memory_tokens": 0}
     prompts = take(read_prompts(options.prompts), options.limit)
     arms: dict[str, dict[str, Any]] = {"plain": {"enabled": False}}
-    arms |= {drafter["name"]: {"drafter": drafter["name"]} for drafter in document["drafters"]}
+    drafters = [drafter["name"] for drafter in document["drafters"]]
+    wanted = drafters if options.arms is None else options.arms.split(",")
+    if unknown := set(wanted) - {*drafters, "plain", "selector"}:
+        parser.error(f"--arms: {', '.join(sorted(unknown))}: {options.config} has {', '.join(drafters)}")
+    arms |= {name: {"drafter": name} for name in drafters if name in wanted}
     arms["selector"] = {}
     with ServedProcess(document) as served:
         model = httpx.get(f"{served.url}/v1/models").json()["data"][0]["id"]
@@ -71,32 +79,44 @@ def measure(
     url: str, model: str, prompts: list[Prompt], arms: dict[str, dict[str, Any]], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row per answer: repeat, prompt, arm, tokens, seconds, rounds."""
-    rows = []
+    rows = kept_rows(options.rows)
+    done = {(row["repeat"], row["prompt"], row["arm"]) for row in rows}
     names = list(arms)
     with httpx.Client(base_url=url, timeout=300) as client:
         for name in names * 2:  # warm-up, not counted
             ask(client, model, prompts[0].text, arms[name], options)
-        bar = tqdm(total=options.repeats * len(prompts) * len(names), unit="answer")
+        bar = tqdm(total=options.repeats * len(prompts) * len(names), initial=len(rows), unit="answer")
         for repeat in range(options.repeats):
             for index, prompt in enumerate(prompts):
                 shift = (repeat + index) % len(names)
                 for name in names[shift:] + names[:shift]:
+                    if (repeat, index, name) in done:
+                        continue
                     tokens, seconds, speculation = ask(client, model, prompt.text, arms[name], options)
-                    rows.append(
-                        {
-                            "repeat": repeat,
-                            "prompt": index,
-                            "domain": prompt.domain,
-                            "arm": name,
-                            "tokens": tokens,
-                            "seconds": seconds,
-                            "rounds": speculation["rounds"],
-                            "share": speculation["rounds_by_drafter"],
-                        }
-                    )
+                    row = {
+                        "repeat": repeat,
+                        "prompt": index,
+                        "domain": prompt.domain,
+                        "arm": name,
+                        "tokens": tokens,
+                        "seconds": seconds,
+                        "rounds": speculation["rounds"],
+                        "share": speculation["rounds_by_drafter"],
+                    }
+                    rows.append(row)
+                    if options.rows is not None:
+                        with options.rows.open("a") as file:
+                            file.write(json.dumps(row) + "\n")
                     bar.update()
         bar.close()
     return rows
+
+
+def kept_rows(path: Path | None) -> list[dict[str, Any]]:
+    """What an earlier run kept."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def ask(

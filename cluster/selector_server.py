@@ -24,7 +24,7 @@ from paceline.protos import paceline_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 
-UPDATE_INTERVAL_S = 0.003  # updates to one target are at least this far apart
+UPDATE_INTERVAL_S = 0.04  # updates to one target are at least this far apart
 _LOOK_S = 0.25  # how often a quiet stream looks for drafters that fell silent
 
 

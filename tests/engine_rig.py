@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from random import Random
 
 import numpy as np
 from table_model import TableModel
@@ -130,7 +131,7 @@ class Rig:
             catch_up_tokens=4,
             deadline_s=1.0,
         )
-        self.engine = Engine(model, self.pool, self.board, limits, np.random.default_rng(3))
+        self.engine = Engine(model, self.pool, self.board, limits, Random(3))
         self.numbers = itertools.count()
 
     def submit(self, prompt: Sequence[int], max_tokens: int, **fields: object) -> Outcome:

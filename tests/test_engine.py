@@ -9,8 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from random import Random
 
-import numpy as np
 import pytest
 import torch
 from engine_rig import EvenBoard, GuessHost, Rig, crowd, rig
@@ -222,7 +222,7 @@ def test_a_slow_drafter_without_weight_follows_a_sample_of_sequences(share: floa
     hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
     made = Rig(model, hosts, EngineLimits(evaluation_share=share, max_context=256))
     made.board = OneSidedBoard(list(hosts))
-    made.engine = Engine(model, made.pool, made.board, made.engine._limits, np.random.default_rng(3))
+    made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
     thread = threading.Thread(target=made.engine.run)
     thread.start()
     made.submit([1, 2, 3], 60, drafters=("slow",)).wait()  # its latency is learnt
