@@ -17,9 +17,10 @@ from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_registry import MODEL_KINDS, DrafterContext, build_drafter
 from paceline.actors.drafter_server import DrafterServer
 from paceline.actors.messages import Heartbeat
-from paceline.actors.model_facts import vocabulary_size
+from paceline.actors.model_facts import Quantization, vocabulary_size
 from paceline.actors.model_source import resolve
 from paceline.actors.score_link import ScoreLink
+from paceline.actors.tracer import TRACER, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class DrafterSpec:
     max_sessions: int
     target_model: str
     target_dtype: str
+    target_quantization: Quantization
     host: str
     token: str | None
     max_message_bytes: int
@@ -79,6 +81,10 @@ class DrafterActor:
             "sessions": self._host.sessions,
         }
 
+    def trace(self, since_ns: int) -> list[Span]:
+        """What this process did since a moment."""
+        return TRACER.since(since_ns)
+
     def _heartbeat(self) -> Heartbeat:
         spec = self._spec
         return Heartbeat(
@@ -123,6 +129,7 @@ def _context(spec: DrafterSpec, path: Path) -> DrafterContext:
         vocab_size=vocabulary_size(path),
         device=spec.device,
         dtype=spec.target_dtype,
+        quantization=spec.target_quantization,
         threads=spec.threads,
         seed=int.from_bytes(os.urandom(4), "little"),
     )

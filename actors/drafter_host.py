@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -29,6 +30,7 @@ from paceline.actors.messages import (
     Resync,
     Score,
 )
+from paceline.actors.tracer import span
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +77,12 @@ class DrafterHost:
         """Do what a batch asks, in the order opens, commits, proposes, closes."""
         began = time.perf_counter()
         answer = _Answer([], [], [], [])
-        self._open(batch.opens, answer)
-        self._commit(batch.commits, answer)
-        self._propose(batch.proposes, answer)
+        with span("open", sequences=len(batch.opens)) if batch.opens else nullcontext():
+            self._open(batch.opens, answer)
+        with span("catch up", sequences=len(batch.commits)) if batch.commits else nullcontext():
+            self._commit(batch.commits, answer)
+        with span("propose", sequences=len(batch.proposes), ask=batch.round) if batch.proposes else nullcontext():
+            self._propose(batch.proposes, answer)
         self._close(batch.closes, answer)
         busy_ms = (time.perf_counter() - began) * 1e3
         return DrafterReply(batch.round, answer.drafts, answer.resyncs, answer.failures, busy_ms), answer.scores

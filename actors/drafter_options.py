@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from paceline.actors.errors import ConfigError
+from paceline.actors.model_facts import QUANTIZATIONS
 
 Options = TypeVar("Options")
 
@@ -53,7 +54,7 @@ class EarlyExitOptions:
 
 @dataclass(frozen=True, slots=True)
 class LmOptions:
-    """`lm`: the model in `model` (a folder or hub id), in `dtype` (default: the target's).
+    """`lm`: the model in `model` (a folder or hub id), in `dtype` (default: the target's) and `quantization`.
 
     `width`: ids kept per sampled law. A draft ends where even its likeliest next token would make it less probable, by
     the drafter's own reckoning, than `min_confidence` (0 never ends it).
@@ -61,12 +62,15 @@ class LmOptions:
 
     model: str = _option("")
     dtype: str = _option("")
+    quantization: str = _option("none")
     width: int = _option(32, 1, 1024)
     min_confidence: float = _option(0.0, 0.0, 1.0)
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError("model: is needed: a folder or hub id of a causal LM with the target's vocabulary")
+        if self.quantization not in QUANTIZATIONS:
+            raise ConfigError(f"quantization: expected {', '.join(QUANTIZATIONS)}, got {self.quantization!r}")
 
 
 def parse_options(kind: str, shape: type[Options], given: Mapping[str, Any]) -> Options:

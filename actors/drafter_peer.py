@@ -29,6 +29,7 @@ from paceline.actors.messages import (
 from paceline.actors.ports import Tracked
 from paceline.actors.quarantine import LONGEST_S, Quarantine
 from paceline.actors.session_ledger import SessionLedger
+from paceline.actors.tracer import span
 
 CAPACITY_SLEEP_S = 5.0
 OVERSIZE_SLEEP_S = 60.0
@@ -157,7 +158,8 @@ class DrafterPeer:
         longest = max(length for _, length in serving)
         now_s = self._clock()
         try:
-            self._send(news, proposes, round_number)
+            with span("ask", drafter=self.member.drafter, ask=round_number):
+                self._send(news, proposes, round_number)
         except ProtocolError:
             self._send_news(news)  # in parts; this round goes without
             return False

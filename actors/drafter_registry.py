@@ -10,6 +10,7 @@ from typing import Any
 from paceline.actors.drafter import Drafter
 from paceline.actors.drafter_options import EarlyExitOptions, LmOptions, NgramOptions, SuffixOptions, parse_options
 from paceline.actors.errors import ConfigError
+from paceline.actors.model_facts import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class DrafterContext:
     vocab_size: int
     device: str = "cpu"
     dtype: str = "bfloat16"
+    quantization: Quantization = "none"
     threads: int = 1
     seed: int = 0
 

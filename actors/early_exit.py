@@ -20,5 +20,11 @@ def build_early_exit(options: EarlyExitOptions, context: DrafterContext) -> Mode
         ModelSourceError: the target has fewer layers, or is not of a family that can be cut.
     """
     torch.set_num_threads(context.threads)
-    model = load_model(context.target_path, dtype=context.dtype, device=context.device, layers=options.layers)
+    model = load_model(
+        context.target_path,
+        dtype=context.dtype,
+        device=context.device,
+        layers=options.layers,
+        quantization=context.quantization,
+    )
     return ModelDrafter(model, options.width, options.min_confidence, context.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import secrets
 import threading
 from collections import deque
@@ -16,12 +17,14 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from paceline.actors.causal_model import CausalModel
+from paceline.actors.draft_length import DraftLength
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import SequenceOpened
 from paceline.actors.ports import DrafterPool, WeightsBoard
-from paceline.actors.round import speculative_round
+from paceline.actors.round import Setup, speculative_round
 from paceline.actors.sequence import Listener, Sequence
+from paceline.actors.tracer import span
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ _IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that link
 class EngineLimits:
     """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together.
 
+    `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
+    `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
     `evaluation_share` is the share of sequences that a slow drafter without weight still follows, to be scored.
     """
 
@@ -41,7 +46,9 @@ class EngineLimits:
     max_queue: int = 64
     max_context: int = 8192
     max_draft: int = 7
-    evaluation_share: float = 0.125
+    adapt_length: bool = True
+    max_prefill: int = 256
+    evaluation_share: float = 0.0625
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Engine:
         self._board = board
         self._limits = limits
         self._chance = chance or Random()
+        lengths = DraftLength() if limits.adapt_length else None
+        self._setup = Setup(model, pool, board, lengths, limits.max_draft, limits.max_prefill, self._chance)
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
@@ -190,14 +199,15 @@ class Engine:
             name
             for name in names
             if weights.get(name, 0.0) > 0
-            or (self._pool.draft_ms(name) or 0.0) < SLOW_MS
+            or (self._pool.draft_ms(name) or math.inf) < SLOW_MS
             or self._chance.random() < self._limits.evaluation_share
         ]
         return () if len(kept) == len(names) else tuple(kept)
 
     def _round(self) -> None:
         batch = list(self._running)
-        chunks = speculative_round(batch, self._model, self._pool, self._board, self._limits.max_draft, self._chance)
+        with span("round", sequences=len(batch)):
+            chunks = speculative_round(batch, self._setup)
         with self._changed:
             aborted, self._aborted = self._aborted, set()
         for sequence, chunk in zip(batch, chunks, strict=True):
@@ -205,7 +215,8 @@ class Engine:
                 sequence.finished = "abort"
             if sequence.finished is not None:
                 self._release(sequence)
-            sequence.listener(replace(chunk, finish_reason=sequence.finished))
+            if chunk is not None or sequence.finished is not None:
+                sequence.listener(replace(chunk or Chunk([]), finish_reason=sequence.finished))
 
     def _release(self, sequence: Sequence) -> None:
         with self._changed:
@@ -213,6 +224,8 @@ class Engine:
         if sequence.generation.speculate:
             self._pool.close(sequence.seq)
             self._board.closed(sequence.seq)
+            if self._setup.lengths is not None:
+                self._setup.lengths.closed(sequence.seq)
 
     def _fail(self, error: PacelineError) -> None:
         with self._changed:

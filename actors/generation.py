@@ -24,6 +24,7 @@ class Generation:
         speculate: False decodes plainly.
         max_draft: Most tokens to draft in a round; None takes the cluster's setting.
         route: Statistics are shared by requests of one route.
+        streamed: Whether each round's tokens are wanted at once; else they may be handed over several rounds at a time.
         resumed: How many ids at the prompt's end are an earlier run's answer, sent before that run's replica was lost.
     """
 
@@ -36,6 +37,7 @@ class Generation:
     speculate: bool = True
     max_draft: int | None = None
     route: str = ""
+    streamed: bool = True
     resumed: int = 0
 
 

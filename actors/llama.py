@@ -17,31 +17,24 @@ import torch.nn.functional as F
 from paceline.actors.causal_model import Step
 from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.errors import ModelSourceError
+from paceline.actors.linear import Linear, make_linear
 from paceline.actors.llama_cache import LlamaCache
 from paceline.actors.llama_config import LlamaConfig
+from paceline.actors.model_facts import Quantization
 from paceline.actors.step_check import check_steps
 
 QUERY_BLOCK = 128  # queries attended together: bounds the mask's memory, and skips most of the future in a long prompt
 
 
 @dataclass(frozen=True, slots=True)
-class _Linear:
-    weight: torch.Tensor  # [out, in]
-    bias: torch.Tensor | None
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
 class _Layer:
     attention_norm: torch.Tensor  # [width]
-    qkv: _Linear
+    qkv: Linear
     qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim], Qwen3
-    output: _Linear
+    output: Linear
     mlp_norm: torch.Tensor  # [width]
-    gate_up: _Linear
-    down: _Linear
+    gate_up: Linear
+    down: Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +59,24 @@ class _Span:
 class Llama:
     """A `CausalModel`. Not thread-safe."""
 
-    def __init__(self, config: LlamaConfig, checkpoint: Checkpoint, layers: int | None = None) -> None:
+    def __init__(
+        self,
+        config: LlamaConfig,
+        checkpoint: Checkpoint,
+        layers: int | None = None,
+        quantization: Quantization = "none",
+    ) -> None:
         """Read the weights.
 
         Args:
             config: Shapes.
             checkpoint: Weights, already of the wanted dtype and device.
             layers: Only the first so many layers, then the final norm and the head (early exit); None for all.
+            quantization: How the weights that are multiplied by are held; int4 leaves the head at 8 bits.
 
         Raises:
-            ModelSourceError: a tensor is missing or of the wrong shape, or `layers` is out of range.
+            ModelSourceError: a tensor is missing or of the wrong shape, `layers` is out of range, or the device has no
+                kernels for `quantization`.
         """
         if layers is not None and not 1 <= layers <= config.layers:
             raise ModelSourceError(f"layers: {layers}; the model has {config.layers}, expected 1 to {config.layers}")
@@ -90,9 +91,13 @@ class Llama:
             )
         self.device = self._embedding.device
         self.dtype = self._embedding.dtype
-        self._layers = [_read_layer(checkpoint, config, index) for index in range(layers or config.layers)]
+        self._layers = [
+            _read_layer(checkpoint, config, index, quantization) for index in range(layers or config.layers)
+        ]
         self._norm = checkpoint.tensor("model.norm.weight")
-        self._head = self._embedding if config.tied else checkpoint.tensor("lm_head.weight")
+        head = self._embedding if config.tied else checkpoint.tensor("lm_head.weight")
+        # Rounding the head's weights moves the logits themselves; GGUF files give it more bits too.
+        self._head = make_linear(head, None, "int8" if quantization == "int4" else quantization)
         self._frequencies = config.inverse_frequencies().to(self.device)  # [head_dim / 2]
 
     def new_cache(self) -> LlamaCache:
@@ -126,7 +131,7 @@ class Llama:
         rows = [span.rows.start + row for span, own in zip(spans, wanted, strict=True) for row in own]
         if len(rows) < len(ids):
             x = x[torch.tensor(rows, dtype=torch.int64, device=self.device)]
-        return F.linear(self._rms_norm(x, self._norm), self._head)
+        return self._head(self._rms_norm(x, self._norm))
 
     def _decode(
         self, x: torch.Tensor, layer: _Layer, index: int, rope: tuple[torch.Tensor, torch.Tensor], spans: list[_Span]
@@ -209,13 +214,14 @@ class Llama:
         return mask.repeat(self.config.heads // self.config.kv_heads, 1)
 
 
-def _read_layer(checkpoint: Checkpoint, config: LlamaConfig, index: int) -> _Layer:
+def _read_layer(checkpoint: Checkpoint, config: LlamaConfig, index: int, quantization: Quantization) -> _Layer:
     at = f"model.layers.{index}."
 
-    def linear(*parts: str) -> _Linear:
+    def linear(*parts: str) -> Linear:
         biased = f"{at}{parts[0]}.bias" in checkpoint.names
         weight = checkpoint.joined([f"{at}{part}.weight" for part in parts])
-        return _Linear(weight, checkpoint.joined([f"{at}{part}.bias" for part in parts]) if biased else None)
+        bias = checkpoint.joined([f"{at}{part}.bias" for part in parts]) if biased else None
+        return make_linear(weight, bias, quantization)
 
     qk_norm = None
     if f"{at}self_attn.q_norm.weight" in checkpoint.names:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from paceline.actors.errors import ModelSourceError
+
+Quantization = Literal["none", "int8", "int4"]  # how weights are held; `linear` has the layers
+QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 
 
 def eos_ids(path: Path) -> frozenset[int]:

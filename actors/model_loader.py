@@ -15,14 +15,21 @@ from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.errors import ModelSourceError
 from paceline.actors.llama import Llama
 from paceline.actors.llama_config import LlamaConfig
-from paceline.actors.model_facts import read_json
+from paceline.actors.model_facts import Quantization, read_json
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(path: Path, *, dtype: str, device: str = "cpu", layers: int | None = None) -> CausalModel:
+def load_model(
+    path: Path,
+    *,
+    dtype: str,
+    device: str = "cpu",
+    layers: int | None = None,
+    quantization: Quantization = "none",
+) -> CausalModel:
     """Load the model in a folder.
 
     Args:
@@ -30,10 +37,11 @@ def load_model(path: Path, *, dtype: str, device: str = "cpu", layers: int | Non
         dtype: float32, bfloat16 or float16; weights of another dtype are converted.
         device: As torch names it: cpu, cuda, cuda:1.
         layers: Only the first so many layers, then the final norm and the head (early exit); None for all.
+        quantization: none, or int8 or int4 weights on a CPU; activations stay in `dtype`.
 
     Raises:
-        ModelSourceError: a file or tensor is missing or damaged, the dtype or device is not there, or `layers` is asked
-            of a model that only transformers can run.
+        ModelSourceError: a file or tensor is missing or damaged, the dtype or device is not there, or `layers` or
+            `quantization` is asked of a model that only transformers can run.
     """
     if dtype not in DTYPES:
         raise ModelSourceError(f"dtype: {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -44,12 +52,11 @@ def load_model(path: Path, *, dtype: str, device: str = "cpu", layers: int | Non
     except (KeyError, TypeError, ValueError) as error:
         raise ModelSourceError(f"{path / 'config.json'}: missing or wrong: {error}") from error
     if config is not None:
-        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers)
+        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers, quantization)
     kind = document.get("model_type")
-    if layers is not None:
-        raise ModelSourceError(
-            f"{path}: layers={layers} is for Llama-like models; this {kind!r} is run by transformers"
-        )
+    if layers is not None or quantization != "none":
+        asked = f"layers={layers}" if layers is not None else f"quantization={quantization!r}"
+        raise ModelSourceError(f"{path}: {asked} is for Llama-like models; this {kind!r} is run by transformers")
     logger.info("%s: %r is run by transformers", path, kind)
     from paceline.actors.transformers_model import TransformersModel  # seconds of imports that most do without
 

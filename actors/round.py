@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 
 from paceline.actors.causal_model import CausalModel, Step
+from paceline.actors.draft_length import DraftLength
+from paceline.actors.drafter_choice import draw_drafter
 from paceline.actors.generation import Chunk
 from paceline.actors.messages import Draft, SequenceRound
 from paceline.actors.ports import DrafterPool, WeightsBoard
+from paceline.actors.prefill import share_prefill
 from paceline.actors.sequence import Sequence
+from paceline.actors.tracer import span
 from paceline.actors.verdict import Verdict, judge
 
 
@@ -29,79 +33,90 @@ class Arm:
     length: int
 
 
-def speculative_round(
-    batch: list[Sequence],
-    model: CausalModel,
-    pool: DrafterPool,
-    board: WeightsBoard,
-    max_draft: int,
-    chance: Random,
-) -> list[Chunk]:
-    """Choose, draft, verify, commit; returns what each sequence of the batch gained.
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an engine's rounds are played with. `lengths` None drafts as long as `max_draft` allows."""
+
+    model: CausalModel
+    pool: DrafterPool
+    board: WeightsBoard
+    lengths: DraftLength | None
+    max_draft: int
+    max_prefill: int
+    chance: Random
+
+
+def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]:
+    """Choose, draft, verify, commit; returns what each sequence of the batch gained, None where its prompt goes on.
 
     The choice is fixed before any of the target's randomness for this round is drawn. A draft that is late, broken or
     empty leaves its sequence with a plain step, which is the same forward with one position.
     """
+    began = time.perf_counter()
+    model, pool, board = setup.model, setup.pool, setup.board
+
+    # prefill: a long prompt is run in parts, so that the others' tokens keep coming
+    ready, parts = share_prefill(batch, setup.max_prefill)
+    if not ready:
+        with span("verify", sequences=0):
+            model.forward(parts)
+        return [None] * len(batch)
+
     # choose: an arm per sequence, from the newest weights this target holds
-    usable = pool.usable()
-    arms = {s.seq: arm for s in batch if (arm := _choose(s, board, pool, usable, max_draft, chance)) is not None}
+    with span("choose"):
+        usable = pool.usable()
+        arms = {s.seq: arm for s in ready if (arm := _choose(s, setup, usable, len(ready))) is not None}
 
     # draft: all chosen drafters at once, each with its own deadline
     asks = defaultdict(list)
-    for sequence in batch:
+    for sequence in ready:
         if (arm := arms.get(sequence.seq)) is not None:
             asks[arm.drafter].append((sequence, arm.length))
-    answer = pool.propose(asks)
+    with span("draft", drafters=len(asks)):
+        answer = pool.propose(asks)
     drafts = answer.by_seq
 
     # verify: one forward over every sequence's last token and its draft
-    began = time.perf_counter()
-    lengths = [len(drafts[s.seq].tokens) if s.seq in drafts else 0 for s in batch]
-    logits = model.forward([_step(s, drafts.get(s.seq)) for s in batch])  # [sum(lengths + 1), vocab]
-    verdicts = judge(batch, drafts, logits, lengths)
-    verify_ms = (time.perf_counter() - began) * 1e3
+    asked = time.perf_counter()
+    lengths = [len(drafts[s.seq].tokens) if s.seq in drafts else 0 for s in ready]
+    positions = sum(lengths) + len(ready)
+    with span("verify", sequences=len(ready), positions=positions):
+        logits = model.forward([_step(s, drafts.get(s.seq)) for s in ready] + parts)  # [positions, vocab]
+    with span("judge"):
+        verdicts = judge(ready, drafts, logits, lengths)
+    ended = time.perf_counter()
+    prefill = bool(parts) or any(len(s.tokens) == s.prompt_tokens for s in ready)
+    verify_ms = 0.0 if prefill else (ended - asked) * 1e3
 
     # commit: tokens to the sequence, the cache back to the accepted prefix
-    prefill = any(len(s.tokens) == s.prompt_tokens for s in batch)
-    chunks = []
+    chunks = {}
     rounds = []
-    for sequence, verdict, length in zip(batch, verdicts, lengths, strict=True):
+    for sequence, verdict, length in zip(ready, verdicts, lengths, strict=True):
         drafter = arms[sequence.seq].drafter if length else ""
-        chunk = _commit(sequence, verdict, drafter, length)
-        chunks.append(chunk)
+        chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length)
         if sequence.generation.speculate:
             rounds.append(SequenceRound(sequence.seq, len(sequence.tokens), drafter, chunk.drafted, chunk.accepted))
+        if setup.lengths is not None and (arm := arms.get(sequence.seq)) is not None:
+            setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted)
 
     # score and learn, off the critical path: drafters catch up on their own devices, the selector hears from them
-    pool.commit([s for s in batch if s.generation.speculate])
-    board.played(rounds, answer.timings, 0.0 if prefill else verify_ms, sum(lengths) + len(batch))
-    return chunks
+    with span("tell"):
+        pool.commit([s for s in ready if s.generation.speculate])
+        board.played(rounds, answer.timings, verify_ms, positions)
+    if setup.lengths is not None and not prefill:
+        tokens = sum(len(verdict.tokens) for verdict in verdicts)
+        setup.lengths.timed(answer.timings, verify_ms, positions, tokens, (ended - began) * 1e3)
+    return [chunks.get(s.seq) for s in batch]
 
 
-def _choose(
-    sequence: Sequence,
-    board: WeightsBoard,
-    pool: DrafterPool,
-    usable: Collection[str],
-    max_draft: int,
-    chance: Random,
-) -> Arm | None:
-    """Draw a drafter by weight among those that can be asked for this sequence; None decodes plainly."""
-    length = sequence.draft_limit(max_draft)
-    if not usable or length == 0:
+def _choose(sequence: Sequence, setup: Setup, usable: Collection[str], batch: int) -> Arm | None:
+    """The sequence's arm: a drafter by weight, and as many tokens as are worth drafting. None decodes plainly."""
+    most = sequence.draft_limit(setup.max_draft)
+    drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
+    if drafter is None:
         return None
-    weights: Mapping[str, float] = board.weights(sequence.seq)
-    names = [
-        name
-        for name in usable
-        if (not sequence.drafters or name in sequence.drafters) and pool.serves(name, sequence.seq)
-    ]
-    shares = [weights.get(name, 0.0) for name in names]
-    if not any(shares):
-        if not names or not sequence.generation.drafters:
-            return None
-        shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
-    return Arm(chance.choices(names, shares)[0], length)
+    length = most if setup.lengths is None else setup.lengths.choose(sequence.seq, drafter, most, batch)
+    return Arm(drafter, length) if length else None
 
 
 def _step(sequence: Sequence, draft: Draft | None) -> Step:

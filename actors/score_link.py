@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 8192  # scores
 MAX_BATCH = 1024  # scores in one message
-GATHER_S = 0.04  # between messages: the selector uses scores some rounds later anyway, and each message costs it 1 ms
+GATHER_S = 0.1  # between messages: the selector uses scores some rounds later anyway, and each message costs it 1 ms
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 CALL_TIMEOUT_S = 5.0

@@ -27,7 +27,7 @@ GRACE_S = 5.0  # time for drafters to find a restarted selector and send it a he
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 EXIT_WAIT_S = 2.0
-GATHER_S = 0.04  # between looks for news to report: rounds of a small target come faster than is worth a wake-up each
+GATHER_S = 0.1  # between looks for news to report: rounds of a small target come faster than is worth a wake-up each
 
 
 class WeightsLink:

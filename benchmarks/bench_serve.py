@@ -5,6 +5,7 @@ another in an order that rotates, so that the machine's drift falls on all alike
 `usage`. The suffix drafter's memory of earlier outputs is switched off, or the second repetition would be read from it.
 
     python benchmarks/bench_serve.py --repeats 5
+    python benchmarks/bench_serve.py --concurrency 8        # the prompts eight at a time
 
 With `--rows FILE` every answer's figures are kept there, and a run that was interrupted goes on where it stopped.
 """
@@ -16,6 +17,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from tqdm import tqdm
 from paceline.cluster.served_process import ServedProcess
 
 HERE = Path(__file__).resolve().parent
-CONSOLE = Console()
+CONSOLE = Console(width=120)
 
 
 def main() -> None:
@@ -41,10 +43,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128, help="most tokens per answer")
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--concurrency", type=int, default=1, help="prompts asked at the same time")
     parser.add_argument("--limit", type=int, default=None, help="use only the first prompts of each domain")
     parser.add_argument("--arms", default=None, help="only these, by comma; plain and selector are always there")
     parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
     options = parser.parse_args()
+    source = provenance()  # now: the tree may change while it runs
     document = yaml.safe_load(options.config.read_text())
     for drafter in document["drafters"]:
         if drafter["kind"] == "suffix":
@@ -61,7 +65,7 @@ def main() -> None:
         model = httpx.get(f"{served.url}/v1/models").json()["data"][0]["id"]
         runs = measure(served.url, model, prompts, arms, options)
         memory_mib = cluster_memory_mib(served.pid)
-    report(runs, prompts, list(arms), options, memory_mib)
+    report(runs, prompts, list(arms), options, {"cluster_memory_mib": memory_mib, **source})
 
 
 def take(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
@@ -78,30 +82,34 @@ def take(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
 def measure(
     url: str, model: str, prompts: list[Prompt], arms: dict[str, dict[str, Any]], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One row per answer: repeat, prompt, arm, tokens, seconds, rounds."""
+    """One row per group of prompts that are asked together: repeat, group, arm, tokens, seconds, rounds."""
+    groups = [prompts[at : at + options.concurrency] for at in range(0, len(prompts), options.concurrency)]
     rows = kept_rows(options.rows)
     done = {(row["repeat"], row["prompt"], row["arm"]) for row in rows}
     names = list(arms)
-    with httpx.Client(base_url=url, timeout=300) as client:
+    with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(options.concurrency) as pool:
         for name in names * 2:  # warm-up, not counted
             ask(client, model, prompts[0].text, arms[name], options)
-        bar = tqdm(total=options.repeats * len(prompts) * len(names), initial=len(rows), unit="answer")
+        bar = tqdm(total=options.repeats * len(groups) * len(names), initial=len(rows), unit="group")
         for repeat in range(options.repeats):
-            for index, prompt in enumerate(prompts):
+            for index, group in enumerate(groups):
                 shift = (repeat + index) % len(names)
                 for name in names[shift:] + names[:shift]:
                     if (repeat, index, name) in done:
                         continue
-                    tokens, seconds, speculation = ask(client, model, prompt.text, arms[name], options)
+                    arm = arms[name]
+                    began = time.perf_counter()
+                    asked = [pool.submit(ask, client, model, prompt.text, arm, options) for prompt in group]
+                    answers = [each.result() for each in asked]
                     row = {
                         "repeat": repeat,
                         "prompt": index,
-                        "domain": prompt.domain,
+                        "domain": group[0].domain if options.concurrency == 1 else "mixed",
                         "arm": name,
-                        "tokens": tokens,
-                        "seconds": seconds,
-                        "rounds": speculation["rounds"],
-                        "share": speculation["rounds_by_drafter"],
+                        "tokens": sum(tokens for tokens, _ in answers),
+                        "seconds": time.perf_counter() - began,
+                        "rounds": sum(speculation["rounds"] for _, speculation in answers),
+                        "rounds_by_drafter": rounds_by_drafter([speculation for _, speculation in answers]),
                     }
                     rows.append(row)
                     if options.rows is not None:
@@ -110,6 +118,15 @@ def measure(
                     bar.update()
         bar.close()
     return rows
+
+
+def rounds_by_drafter(reports: list[dict[str, Any]]) -> dict[str, float]:
+    """Rounds that each drafter played, over some answers."""
+    total: dict[str, float] = defaultdict(float)
+    for speculation in reports:
+        for name, share in speculation["rounds_by_drafter"].items():
+            total[name] += share * speculation["rounds"]
+    return total
 
 
 def kept_rows(path: Path | None) -> list[dict[str, Any]]:
@@ -121,8 +138,8 @@ def kept_rows(path: Path | None) -> list[dict[str, Any]]:
 
 def ask(
     client: httpx.Client, model: str, prompt: str, arm: dict[str, Any], options: argparse.Namespace
-) -> tuple[int, float, dict[str, Any]]:
-    """One answer: tokens, seconds from request to the last byte, and its speculation report."""
+) -> tuple[int, dict[str, Any]]:
+    """One answer: its tokens, and its speculation report."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -130,12 +147,10 @@ def ask(
         "temperature": options.temperature,
         "paceline": arm,
     }
-    began = time.perf_counter()
     reply = client.post("/v1/chat/completions", json=body)
-    seconds = time.perf_counter() - began
     reply.raise_for_status()
     answer = reply.json()
-    return answer["usage"]["completion_tokens"], seconds, answer["metrics"]["speculative_decoding"]
+    return answer["usage"]["completion_tokens"], answer["metrics"]["speculative_decoding"]
 
 
 def report(
@@ -143,7 +158,7 @@ def report(
     prompts: list[Prompt],
     names: list[str],
     options: argparse.Namespace,
-    memory_mib: float,
+    source: dict[str, Any],
 ) -> None:
     """Medians over the repeats of tokens per second over all prompts; ratios are taken within each repeat."""
 
@@ -155,10 +170,11 @@ def report(
 
     repeats = range(options.repeats)
     singles = [name for name in names if name not in ("plain", "selector")]
-    domains = list(dict.fromkeys(prompt.domain for prompt in prompts))
-    table = Table(title=f"{len(prompts)} prompts, {options.tokens} tokens, T={options.temperature}, concurrency 1")
+    domains = list(dict.fromkeys(row["domain"] for row in rows))
+    title = f"{len(prompts)} prompts, {options.tokens} tokens, T={options.temperature}, {options.concurrency} at once"
+    table = Table(title=title)
     for column in ("arm", "tok/s", "vs plain", "tok/round", *domains):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     summary = {}
     for name in names:
         own = [r for r in rows if r["arm"] == name]
@@ -184,19 +200,19 @@ def report(
     share: dict[str, float] = defaultdict(float)
     chosen = [r for r in rows if r["arm"] == "selector"]
     for row in chosen:
-        for name, part in row["share"].items():
-            share[name] += part * row["rounds"] / sum(r["rounds"] for r in chosen)
+        for name, part in row["rounds_by_drafter"].items():
+            share[name] += part / sum(r["rounds"] for r in chosen)
     CONSOLE.print(f"selector / best single drafter ({best}): {ratio:.3f}")
     CONSOLE.print("selector's rounds: " + ", ".join(f"{name} {part:.0%}" for name, part in sorted(share.items())))
     line = {
         "benchmark": "serve",
         "temperature": options.temperature,
+        "concurrency": options.concurrency,
         "arms": summary,
         "best_single": best,
         "selector_vs_best_single": ratio,
         "selector_share": share,
-        "cluster_memory_mib": memory_mib,
-        **provenance(),
+        **source,
     }
     print(json.dumps(line))
 

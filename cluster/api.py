@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from paceline.actors.errors import NotReady, PacelineError
+from paceline.actors.errors import NotReady, PacelineError, RequestError
 from paceline.cluster.backend import Backend
 from paceline.cluster.body_limit import BodyLimit
 from paceline.cluster.completion import Completion
@@ -30,9 +31,11 @@ from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
 from paceline.cluster.request_plan import Planner
 from paceline.cluster.tokenizer import ChatTokenizer
+from paceline.cluster.trace_document import trace_document
 
 logger = logging.getLogger(__name__)
 
+MAX_TRACE_S = 30.0
 _LONG_BODY = 64 * 1024  # bytes; a longer one is parsed on another thread
 _CLIENT_GONE = 499  # as nginx logs it; there is no one to read it
 
@@ -65,6 +68,7 @@ def create_api(
         ("/v1/models", "GET", endpoints.models),
         ("/v1/models/{name:path}", "GET", endpoints.model),
         ("/v1/paceline/status", "GET", endpoints.status),
+        ("/v1/paceline/trace", "GET", endpoints.trace),
         ("/ready", "GET", endpoints.ready),
         ("/health", "GET", endpoints.health),
     ):
@@ -115,6 +119,17 @@ class _Endpoints:
 
     async def status(self, _: Request) -> Response:
         return JSONResponse(asdict(await self._backend.status()))
+
+    async def trace(self, request: Request) -> Response:
+        text = request.query_params.get("seconds", "5")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds <= MAX_TRACE_S:
+            raise RequestError(f"seconds: {text!r:.80}; expected more than 0 and at most {MAX_TRACE_S:.0f}", "seconds")
+        traced = await while_connected(request.receive, self._backend.trace(seconds))
+        return JSONResponse(await asyncio.to_thread(trace_document, traced))
 
     async def _complete(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
         check_media_type(request.headers.get("content-type", ""))

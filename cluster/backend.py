@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.trace_document import ProcessTrace
 
 Mode = Literal["speculation", "plain decoding"]
 
@@ -71,6 +72,10 @@ class Backend(Protocol):
             NotReady: no target is there.
             EngineError: the decoding loop failed.
         """
+        ...
+
+    async def trace(self, seconds: float) -> list[ProcessTrace]:
+        """Wait for so long, and return what every process that answers did meanwhile."""
         ...
 
     async def status(self) -> ClusterStatus:

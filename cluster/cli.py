@@ -55,6 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_url(status)
     status.set_defaults(run=_status)
 
+    trace = commands.add_parser("trace", help="what every process does in the next seconds, as one time line")
+    _add_url(trace)
+    trace.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="how long; default: 5")
+    trace.add_argument(
+        "--output",
+        type=Path,
+        default=Path("trace.json"),
+        metavar="FILE",
+        help="for ui.perfetto.dev; default: trace.json",
+    )
+    trace.set_defaults(run=_trace)
+
     doctor = commands.add_parser("doctor", help="check this machine, and say what to do")
     doctor.add_argument("--config", type=Path, metavar="FILE", help="settings to check for; default: deploy/local.yaml")
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
@@ -129,6 +141,12 @@ def _status(arguments: argparse.Namespace) -> int:
     from paceline.cluster.status_command import status
 
     return status(arguments.url)
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.trace_command import trace
+
+    return trace(arguments.url, arguments.seconds, arguments.output)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

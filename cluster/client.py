@@ -106,6 +106,17 @@ class Client:
         except ValidationError as error:
             raise ProtocolError(f"{self.url}: its status is not what this version of paceline expects") from error
 
+    def trace(self, seconds: float) -> dict[str, Any]:
+        """What all processes did in the next `seconds`, in the Trace Event Format.
+
+        Raises:
+            PacelineError: as `status`, and RequestError where `seconds` is out of bounds.
+        """
+        document: dict[str, Any] = self._get(f"/v1/paceline/trace?seconds={seconds:g}", wait_s=seconds + 10.0)
+        if "traceEvents" not in document:
+            raise ProtocolError(f"{self.url}/v1/paceline/trace: not a trace")
+        return document
+
     def chat(
         self, model: str, messages: list[dict[str, str]], *, temperature: float | None, max_tokens: int | None
     ) -> Generator[Piece | Ending, None, None]:
@@ -130,9 +141,9 @@ class Client:
         except httpx.TransportError as error:
             raise self._silent(error) from error
 
-    def _get(self, path: str) -> Any:
+    def _get(self, path: str, wait_s: float | None = None) -> Any:
         try:
-            reply = self._http.get(self.url + path)
+            reply = self._http.get(self.url + path, timeout=wait_s or self._http.timeout)
         except httpx.TransportError as error:
             raise self._silent(error) from error
         if reply.is_error:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paceline.actors.errors import ConfigError
+from paceline.actors.model_facts import Quantization
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -36,11 +37,17 @@ class TargetConfig(_Settings):
     model: str = Field("embedded", description="`embedded`, a local folder, or a hub id")
     name: str | None = Field(None, description="the model name clients use; default: the source's own name")
     dtype: DType = "bfloat16"
+    quantization: Quantization = Field(
+        "none", description="int8 or int4 hold the weights in fewer bits; on a CPU, for Llama-like models"
+    )
     device: str = "cpu"
     threads: int | None = Field(None, ge=1, description="CPU threads of its forward; default: all cores")
     replicas: int = Field(1, ge=1)
     max_sequences: int = Field(8, ge=1, description="sequences decoded together")
     max_tokens_in_flight: int = Field(16384, ge=1, description="prompt + answer tokens of all running sequences")
+    max_prefill_tokens: int = Field(
+        256, ge=1, description="prompt tokens run in one round; a longer prompt takes several, the others go on between"
+    )
     max_queue: int = Field(64, ge=0, description="requests that may wait; beyond it clients get 429")
     max_context: int | None = Field(
         None, ge=2, description="prompt + answer tokens of one request; default: the model's"
@@ -64,9 +71,15 @@ class SpeculationConfig(_Settings):
     """How rounds draft."""
 
     max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
+    adapt_length: bool = Field(
+        True, description="draft fewer, or none, where measured times and acceptance say that more do not pay"
+    )
     catch_up_tokens: int = Field(8, ge=1, le=256, description="tokens a drafter that is not chosen may lag behind")
     evaluation_share: float = Field(
-        0.125, ge=0, le=1, description="share of sequences on which a slow drafter that holds no weight is still scored"
+        0.0625,
+        ge=0,
+        le=1,
+        description="share of sequences on which a slow drafter without weight is still scored",
     )
     deadline_ms: float = Field(250.0, gt=0, description="most that a round ever waits for a draft")
     default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from paceline.actors.errors import PacelineError
+from paceline.actors.tracer import span
 from paceline.cluster.http_errors import error_document
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ class EventStream(Response):
         await send(_message(_line(self._first)))
         try:
             async for event in self._rest:
-                await send(_message(_line(event)))
+                with span("send"):
+                    await send(_message(_line(event)))
         except PacelineError as error:
             logger.warning("a stream ends with an error: %s", error)
             await send(_message(_line(error_document(error))))

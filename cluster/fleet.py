@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from paceline.actors.drafter_actor import DrafterActor, DrafterSpec
 from paceline.actors.errors import NotReady
 from paceline.actors.messages import SelectorSnapshot
+from paceline.actors.tracer import Span
 from paceline.cluster.backend import ActorStatus
 from paceline.cluster.config import ClusterConfig, DrafterConfig, Resources
 from paceline.cluster.naming import drafter_name, namespace, selector_name
@@ -55,6 +56,17 @@ class Fleet:
             raise NotReady("the selector is not there")
         reply: SelectorSnapshot = await asyncio.wait_for(_as_coroutine(actor.snapshot.remote()), _PING_S)
         return reply
+
+    async def trace(self, since_ns: int) -> dict[str, list[Span]]:
+        """Spans of the selector's and every drafter's process by actor name; one that does not answer is left out."""
+        names = {"selector": selector_name(self._config)}
+        names |= {drafter.name: drafter_name(self._config, drafter) for drafter in self._config.drafters}
+        handles = {name: actor for name, full in names.items() if (actor := self._actors.get(full)) is not None}
+        asked = [asyncio.wait_for(_as_coroutine(actor.trace.remote(since_ns)), _PING_S) for actor in handles.values()]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        return {
+            name: reply for name, reply in zip(handles, replies, strict=True) if not isinstance(reply, BaseException)
+        }
 
     async def check_health(self) -> None:
         """Serve calls this every few seconds: bring back what is gone for good (a constructor that failed, say)."""
@@ -116,6 +128,7 @@ class Fleet:
             max_sessions=drafter.max_sessions,
             target_model=config.target.model,
             target_dtype=config.target.dtype,
+            target_quantization=config.target.quantization,
             host=config.network.host,
             token=config.network.token,
             max_message_bytes=config.network.max_message_bytes,

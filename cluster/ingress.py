@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,10 +20,12 @@ from paceline.actors.errors import EngineError, NotReady, PacelineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_facts import eos_ids, max_positions
 from paceline.actors.model_source import resolve
+from paceline.actors.tracer import TRACER
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.tokenizer import ChatTokenizer
+from paceline.cluster.trace_document import ProcessTrace
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +70,29 @@ class RayBackend:
     async def _attempt(self, generation: Generation) -> AsyncGenerator[Chunk]:
         stream: Any = self._target.options(stream=True).generate.remote(generation)
         try:
-            async for chunk in stream:
-                yield chunk
+            async for chunks in stream:
+                for chunk in chunks:
+                    yield chunk
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, PacelineError):
                 raise error.cause from None
             raise
         finally:
             stream.cancel()
+
+    async def trace(self, seconds: float) -> list[ProcessTrace]:
+        """Wait for so long, and return what every process that answers did meanwhile."""
+        since_ns = time.time_ns()
+        await asyncio.sleep(seconds)
+        status, target, fleet = await asyncio.gather(
+            self.status(), _within(self._target.trace.remote(since_ns)), _within(self._fleet.trace.remote(since_ns))
+        )
+        spans = {"ingress": TRACER.since(since_ns), "target": target, **(fleet or {})}
+        return [
+            ProcessTrace(actor.name, actor.node, actor.pid, spans[actor.name])
+            for actor in status.actors
+            if spans.get(actor.name)
+        ]
 
     async def status(self) -> ClusterStatus:
         """Ask the target, the fleet and the selector, side by side."""

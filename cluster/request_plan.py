@@ -88,6 +88,8 @@ class Planner:
                         speculate=request.paceline.enabled,
                         max_draft=request.paceline.max_draft,
                         route=request.user,
+                        # Stop strings are found in the text, by us: the sooner, the less is generated in vain.
+                        streamed=request.stream or bool(request.stop),
                     )
                 )
         return Plan(generations, tuple(request.stop), sum(map(len, prompts)), request.include_usage)

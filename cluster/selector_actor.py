@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from paceline.actors.messages import SelectorSnapshot
+from paceline.actors.tracer import TRACER, Span
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.selector import Selector
 from paceline.cluster.selector_server import SelectorServer
@@ -58,6 +59,10 @@ class SelectorActor:
     def snapshot(self) -> SelectorSnapshot:
         """Members and statistics."""
         return self._server.snapshot()
+
+    def trace(self, since_ns: int) -> list[Span]:
+        """What this process did since a moment."""
+        return TRACER.since(since_ns)
 
     def counts(self) -> dict[str, int]:
         """What was refused or lost, by reason."""

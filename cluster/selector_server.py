@@ -18,13 +18,14 @@ from paceline.actors import selector_wire
 from paceline.actors.channel import GrpcServer
 from paceline.actors.errors import PacelineError
 from paceline.actors.messages import PROTOCOL_VERSION, SelectorSnapshot
+from paceline.actors.tracer import span
 from paceline.cluster.selector import Selector
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
 
 logger = logging.getLogger(__name__)
 
-UPDATE_INTERVAL_S = 0.04  # updates to one target are at least this far apart
+UPDATE_INTERVAL_S = 0.1  # updates to one target are at least this far apart
 _LOOK_S = 0.25  # how often a quiet stream looks for drafters that fell silent
 
 
@@ -102,7 +103,7 @@ class SelectorServer(pb_grpc.SelectorServicer):
         try:
             for message in request_iterator:
                 drafter, scores = selector_wire.decode_scores(message)
-                with self._changed:
+                with span("scores", drafter=drafter, positions=len(scores)), self._changed:
                     self._selector.scores(drafter, scores)
                 received += len(scores)
         except PacelineError as error:
@@ -154,7 +155,8 @@ class _TargetStream:
                     if self._connection is None:
                         self._connection = self._selector.connect(report.target)
                         logger.info("target %s connected", report.target)
-                    self._selector.report(self._connection, report)
+                    with span("learn", sequences=len(report.rounds)):
+                        self._selector.report(self._connection, report)
                     self._changed.notify_all()
         except PacelineError as error:
             self.failure = error
@@ -173,7 +175,8 @@ class _TargetStream:
                 self._changed.wait_for(self._has_news, _LOOK_S)
                 if self._ended:
                     return
-                update = None if self._connection is None else self._selector.update(self._connection)
+                with span("weights"):
+                    update = None if self._connection is None else self._selector.update(self._connection)
             if update is not None:
                 yield selector_wire.encode_update(update)
                 time.sleep(UPDATE_INTERVAL_S)

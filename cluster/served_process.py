@@ -32,13 +32,15 @@ class ServedProcess:
     Args:
         document: What `ClusterConfig` takes; `http.port` is filled in where it is missing.
         ready_s: Seconds to wait until every drafter is up.
+        address: Of a running Ray to join; None starts one.
 
     Raises:
         NotReady: (on entering) it ended or was not up in time; the message carries the end of its output.
     """
 
-    def __init__(self, document: dict[str, Any], ready_s: float = 180.0) -> None:
+    def __init__(self, document: dict[str, Any], ready_s: float = 180.0, address: str | None = None) -> None:
         self._ready_s = ready_s
+        self._address = address
         self._folder = tempfile.TemporaryDirectory(prefix="paceline-served-")
         http = dict(document.get("http") or {})
         http.setdefault("port", free_port())
@@ -62,6 +64,8 @@ class ServedProcess:
         config = Path(self._folder.name) / "cluster.yaml"
         config.write_text(yaml.safe_dump(self.document), encoding="utf-8")
         command = [sys.executable, "-m", "paceline.cluster.cli", "serve", str(config)]
+        if self._address is not None:
+            command += ["--address", self._address]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder.name)
         try:

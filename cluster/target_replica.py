@@ -7,9 +7,11 @@ selector's address, and the engine that is built from them knows none of that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import Any
@@ -26,11 +28,14 @@ from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.actors.session_pool import SessionPool
+from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
+
+HOLD_S = 0.2  # that chunks of an answer nobody reads along are gathered: each hand-over costs two processes 2 ms
 
 
 class TargetReplica:
@@ -57,28 +62,41 @@ class TargetReplica:
         self._thread.start()
         self._engine, self._pool = built.result()
 
-    async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
-        """Stream one sequence; leaving early aborts it.
+    async def generate(self, generation: Generation) -> AsyncIterator[list[Chunk]]:
+        """Stream one sequence, what has come since the last time each time; leaving early aborts it.
 
         Raises:
             PacelineError: as `Backend.generate` says.
         """
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | PacelineError] = asyncio.Queue()
+        arrived: deque[Chunk | PacelineError] = deque()
+        news = asyncio.Event()
 
         def put(item: Chunk | PacelineError) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, item)
+            arrived.append(item)
+            if generation.streamed or isinstance(item, PacelineError) or item.finish_reason is not None:
+                loop.call_soon_threadsafe(news.set)
 
         self._engine.submit(generation, put)
         ended = False
         try:
             while not ended:
-                item = await arrived.get()
-                if isinstance(item, PacelineError):
-                    ended = True
-                    raise item
-                ended = item.finish_reason is not None
-                yield item
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), None if generation.streamed else HOLD_S)
+                news.clear()
+                chunks: list[Chunk] = []
+                failure: PacelineError | None = None
+                while arrived and not ended:
+                    item = arrived.popleft()
+                    if isinstance(item, PacelineError):
+                        ended, failure = True, item
+                    else:
+                        ended = item.finish_reason is not None
+                        chunks.append(item)
+                if chunks:
+                    yield chunks
+                if failure is not None:
+                    raise failure
         finally:
             if not ended:
                 self._engine.abort(generation.request_id)
@@ -93,6 +111,10 @@ class TargetReplica:
             "waiting": self._engine.waiting,
             "usable": self._pool.connected(),
         }
+
+    def trace(self, since_ns: int) -> list[Span]:
+        """What this process did since a moment."""
+        return TRACER.since(since_ns)
 
     def check_health(self) -> None:
         """Serve calls this: a dead engine thread makes the replica unhealthy.
@@ -130,7 +152,12 @@ class TargetReplica:
     def _build(self) -> tuple[Engine, SessionPool]:
         target, network, speculation = self._settings.target, self._settings.network, self._settings.speculation
         torch.set_num_threads(target.threads or os.cpu_count() or 1)
-        model = load_model(resolve(target.model, progress=False).path, dtype=target.dtype, device=target.device)
+        model = load_model(
+            resolve(target.model, progress=False).path,
+            dtype=target.dtype,
+            device=target.device,
+            quantization=target.quantization,
+        )
         pool = SessionPool(
             self._board.members,
             lambda member: GrpcLink(
@@ -141,11 +168,13 @@ class TargetReplica:
             deadline_s=speculation.deadline_ms / 1e3,
         )
         limits = EngineLimits(
-            target.max_sequences,
-            target.max_tokens_in_flight,
-            target.max_queue,
-            min(target.max_context or model.max_positions, model.max_positions),
-            speculation.max_draft,
-            speculation.evaluation_share,
+            max_sequences=target.max_sequences,
+            max_tokens_in_flight=target.max_tokens_in_flight,
+            max_queue=target.max_queue,
+            max_context=min(target.max_context or model.max_positions, model.max_positions),
+            max_draft=speculation.max_draft,
+            adapt_length=speculation.adapt_length,
+            max_prefill=target.max_prefill_tokens,
+            evaluation_share=speculation.evaluation_share,
         )
         return Engine(model, pool, self._board, limits), pool

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import numpy as np
 from table_model import TableModel
@@ -150,6 +151,7 @@ class Outcome:
         self.chunks: list[Chunk] = []
         self.error: PacelineError | None = None
         self.ends = 0
+        self.heard: Callable[[], object] = lambda: None
         self._done = threading.Event()
 
     def put(self, item: Chunk | PacelineError) -> None:
@@ -157,6 +159,7 @@ class Outcome:
             self.error = item
         else:
             self.chunks.append(item)
+        self.heard()
         if isinstance(item, PacelineError) or item.finish_reason is not None:
             self.ends += 1
             self._done.set()
@@ -168,9 +171,13 @@ class Outcome:
         return [token for chunk in self.chunks for token in chunk.token_ids]
 
 
+# A table's forward costs nothing, so by its measured times no draft would ever pay.
+LIMITS: dict[str, Any] = {"max_sequences": 8, "max_context": 256, "max_draft": 5, "adapt_length": False}
+
+
 @contextmanager
 def rig(model: TableModel, hosts: Mapping[str, GuessHost], **limits: int) -> Iterator[Rig]:
-    made = Rig(model, hosts, EngineLimits(**{"max_sequences": 8, "max_context": 256, "max_draft": 5, **limits}))
+    made = Rig(model, hosts, EngineLimits(**(LIMITS | limits)))
     thread = threading.Thread(target=made.engine.run)
     thread.start()
     try:

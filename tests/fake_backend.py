@@ -21,10 +21,12 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from paceline.actors.generation import Chunk, Generation
+from paceline.actors.tracer import Span
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
 from paceline.cluster.config import ClusterConfig, parse_config
 from paceline.cluster.tokenizer import ChatTokenizer
+from paceline.cluster.trace_document import ProcessTrace
 
 MODEL = "tiny"
 CONTEXT = 256
@@ -103,6 +105,17 @@ class FakeBackend:
                 yield item
         finally:
             self.ended.append(generation.request_id)
+
+    async def trace(self, seconds: float) -> list[ProcessTrace]:
+        await asyncio.sleep(seconds)
+        asked = [Span("round", 1_000_000, 9_000_000, "engine", {"sequences": 1})]
+        asked += [
+            Span("draft", 1_500_000, 2_000_000, "engine", {"drafters": 1}),
+            Span("ask", 1_600_000, 100_000, "engine", {"drafter": "ngram", "ask": 4}),
+            Span("verify", 3_500_000, 6_000_000, "engine", {"positions": 8}),
+        ]
+        answered = [Span("propose", 2_000_000, 1_000_000, "session", {"ask": 4})]
+        return [ProcessTrace("target", "10.0.0.1", 7, asked), ProcessTrace("ngram", "10.0.0.2", 8, answered)]
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(

@@ -18,7 +18,7 @@ PROMPTS = Path(__file__).resolve().parent.parent / "benchmarks" / "prompts" / "f
 DRAFTERS = ("ngram", "suffix", "early_exit")
 # float32: greedy text is then a function of the prompt alone, whatever the shape of the batch.
 DOCUMENT: dict[str, Any] = {
-    "target": {"model": "embedded", "dtype": "float32"},
+    "target": {"model": "embedded", "dtype": "float32", "max_queue": 8},
     "drafters": [
         {"name": "ngram", "kind": "ngram", "options": {"min_ngram": 1}},
         {"name": "suffix", "kind": "suffix"},

@@ -60,7 +60,7 @@ class TableModel:
                 raise ValueError("beyond max_positions")
             first = step.logits_from if step.logits_from >= 0 else len(step.token_ids) + step.logits_from
             rows += [self.row(cache.tokens[: held + i + 1]) for i in range(first, len(step.token_ids))]
-        return torch.stack(rows)
+        return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
         """The plain greedy continuation."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
@@ -16,6 +16,7 @@ import torch
 from engine_rig import EvenBoard, GuessHost, Rig, crowd, rig
 from table_model import TableModel
 
+from paceline.actors.causal_model import Step
 from paceline.actors.engine import SLOW_MS, Engine, EngineLimits
 from paceline.actors.errors import EngineError, NotReady, Overloaded, RequestError
 from paceline.actors.messages import DrafterBatch, DrafterReply, Score
@@ -115,6 +116,58 @@ def test_sampled_text_follows_the_targets_law_exactly() -> None:
     # Wilson-Hilferty: the 99.99% point of chi-square with `degrees` degrees of freedom
     point = degrees * (1 - 2 / (9 * degrees) + 3.719 * (2 / (9 * degrees)) ** 0.5) ** 3
     assert statistic < point
+
+
+class CountingModel(TableModel):
+    """Remembers how many tokens each forward ran, by step."""
+
+    def __init__(self) -> None:
+        super().__init__(vocab_size=12)
+        self.sizes: list[list[int]] = []
+
+    def forward(self, steps: Sequence[Step]) -> torch.Tensor:
+        self.sizes.append([len(step.token_ids) for step in steps])
+        return super().forward(steps)
+
+
+def test_a_long_prompt_is_run_in_parts_while_others_get_their_tokens() -> None:
+    model = CountingModel()
+    prompts = [[1, 2], *([(i * i + k) % 12 for i in range(90 + k)] for k in range(2))]
+    made = Rig(model, {"good": GuessHost(model, 0.3)}, EngineLimits(max_context=256, max_prefill=20, max_draft=3))
+    order: list[int] = []
+    outcomes = [made.submit(prompt, 40) for prompt in prompts]
+    for index, outcome in enumerate(outcomes):
+        outcome.heard = lambda index=index: order.append(index)
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    texts = [outcome.wait() for outcome in outcomes]
+    made.engine.stop()
+    thread.join(10)
+    assert texts == [model.greedy(prompt, 40) for prompt in prompts]
+    assert all(outcome.ends == 1 for outcome in outcomes)
+    assert all(chunk.token_ids for outcome in outcomes for chunk in outcome.chunks), "a part of a prompt is no news"
+    # 90 and 91 tokens by 20 a round, 18 in the first one: at least 9 rounds, in each of which the first gets tokens.
+    assert order[:9].count(0) >= 4
+    assert order.index(1) >= 4
+    assert order.index(2) >= 8
+    assert max(sum(size for size in sizes if size > 4) for sizes in model.sizes) == 20
+
+
+def test_a_request_aborted_while_its_prompt_is_run_ends_once() -> None:
+    model = CountingModel()
+    made = Rig(model, {}, EngineLimits(max_context=256, max_prefill=1))
+    long = made.submit([1, 2] * 60, 10)
+    other = made.submit([3], 150)
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    while len(model.sizes) < 5:
+        time.sleep(0.001)
+    made.engine.abort(long.request_id)
+    assert long.wait() == []
+    assert [chunk.finish_reason for chunk in long.chunks] == ["abort"]
+    assert other.wait() == model.greedy([3], 150)
+    made.engine.stop()
+    thread.join(10)
 
 
 def test_beyond_the_bounds_requests_wait_and_then_are_refused() -> None:

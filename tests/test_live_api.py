@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import openai
 import pytest
 from bad_input_cases import CASES, check_case
 from live_cluster import DRAFTERS, ask, body, model_name, prompts, text_of, wait_until
 
+from paceline.cluster.client import Client
 from paceline.cluster.served_process import ServedProcess
 
 pytestmark = pytest.mark.cluster
@@ -50,6 +53,46 @@ def test_bad_input_is_refused_and_named(live: ServedProcess, case: object) -> No
 
 def test_after_all_bad_input_a_good_request_works(live: ServedProcess) -> None:
     assert text_of(ask(live, prompts()[0], max_tokens=8))
+
+
+def test_a_full_queue_answers_429_and_loses_nothing_that_it_took(live: ServedProcess) -> None:
+    """8 run and 8 wait; of 40 at once the rest hears so at once, and those that were taken get their text."""
+
+    def post(_: int) -> httpx.Response:
+        return httpx.post(f"{live.url}/v1/chat/completions", json=request, timeout=120)
+
+    request = body(live, prompts()[1], max_tokens=16)
+    with ThreadPoolExecutor(40) as clients:
+        replies = list(clients.map(post, range(40)))
+    taken = [reply for reply in replies if reply.status_code == 200]
+    refused = [reply for reply in replies if reply.status_code == 429]
+    assert len(taken) + len(refused) == 40
+    assert len(taken) >= 16
+    assert refused
+    assert len({text_of(reply.json()) for reply in taken}) == 1
+    for reply in refused:
+        assert int(reply.headers["Retry-After"]) >= 1
+        assert reply.json()["error"]["code"] == "overloaded"
+    assert live.status()["waiting"] == 0
+
+
+def test_a_trace_shows_a_round_across_the_processes(live: ServedProcess) -> None:
+    with ThreadPoolExecutor(1) as other, Client(live.url) as client:
+        watched = other.submit(client.trace, 3.0)
+        reply = ask(live, prompts()[0], max_tokens=32)
+        events = watched.result()["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    names = {(event["cat"], event["name"]) for event in spans}
+    assert {("target", part) for part in ("round", "choose", "draft", "verify", "judge", "tell")} <= names
+    assert {(drafter, "catch up") for drafter in ("ngram", "suffix")} <= names
+    assert {("selector", "learn"), ("selector", "scores"), ("selector", "weights")} <= names
+    rounds = [event for event in spans if event["name"] == "round"]
+    assert len(rounds) == reply["metrics"]["speculative_decoding"]["rounds"]
+    # Every arrow that arrives at a drafter left from the target before, by the one clock of this machine.
+    left = {event["id"]: event["ts"] for event in events if event["ph"] == "s"}
+    arrived = {event["id"]: event["ts"] for event in events if event["ph"] == "f"}
+    assert arrived
+    assert all(left[number] <= at for number, at in arrived.items())
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])

@@ -25,6 +25,7 @@ from paceline.cluster.http_port import check_port
 from paceline.cluster.joined_ray import JoinedRay
 from paceline.cluster.local_ray import connecting
 from paceline.cluster.serve_command import with_absolute_folders
+from paceline.cluster.served_process import ServedProcess
 
 TRIVIAL = Path(__file__).parent / "trivial_cluster.py"
 # Another program with a Ray of its own. It answers each line with the result of a task and its number of named actors.
@@ -208,6 +209,23 @@ def test_joins_a_ray_and_removes_only_its_application(other: Any, tmp_path: Path
         assert process.wait(30) == 0, log.read_text()
         assert other(2) == [3, 0]
     check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))  # Serve was begun by us, and went with us
+
+
+@pytest.mark.cluster
+def test_a_whole_cluster_joins_a_ray_and_leaves_nothing_there(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Selector and drafters are detached actors, which Serve does not end by itself."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    document = {"drafters": [{"name": "ngram", "kind": "ngram"}], "network": {"host": "127.0.0.1"}}
+    with ServedProcess(document, address=other.address) as served:
+        actors = served.status()["actors"]
+        assert {actor["name"] for actor in actors} == {"ingress", "target", "selector", "ngram"}
+        processes = [psutil.Process(actor["pid"]) for actor in actors]
+        model = httpx.get(f"{served.url}/v1/models").json()["data"][0]["id"]
+        reply = httpx.post(f"{served.url}/v1/completions", json={"model": model, "prompt": "1 2 3", "max_tokens": 4})
+        assert reply.json()["usage"]["completion_tokens"] == 4
+        assert other(3)[1] > len(actors)
+    assert other(4) == [5, 0]
+    wait_until(lambda: not any(map(runs, processes)), 10, "the actors' processes have ended")
 
 
 @pytest.mark.cluster

@@ -1,0 +1,125 @@
+"""Quantised layers multiply by the weights that they say, and int4 finds a GGUF file's own grid again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paceline.actors.errors import ModelSourceError
+from paceline.actors.linear import (
+    GROUP,
+    DenseLinear,
+    Int4Linear,
+    Int8Linear,
+    make_linear,
+    quantize_int4,
+    quantize_int8,
+)
+
+OUT, IN = 48, 96
+
+
+def gguf_like(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights minimum + step * q as a Q4_1 block holds them, 0 and 15 in each; returns them and q."""
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randint(0, 16, (OUT, IN // GROUP, GROUP), generator=generator)
+    q[..., 3], q[..., 17] = 0, 15
+    step = torch.rand(OUT, IN // GROUP, 1, generator=generator) * 0.02 + 0.001
+    least = -8 * step * (0.5 + torch.rand(OUT, IN // GROUP, 1, generator=generator))
+    return (least + step * q).view(OUT, IN).to(dtype), q.view(OUT, IN)
+
+
+def widened(integers: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """The float32 weights that quantised ones stand for."""
+    scale, zero = pairs.float().unbind(-1)  # [groups, out]
+    groups = integers.view(OUT, -1, GROUP).float() - 8
+    return (zero.T[..., None] + scale.T[..., None] * groups).reshape(OUT, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int4_finds_the_integers_of_a_gguf_file(dtype: torch.dtype) -> None:
+    weight, q = gguf_like(dtype)
+    integers, pairs = quantize_int4(weight)
+    assert torch.equal(integers, q.to(torch.int32))
+    rounding = torch.finfo(dtype).eps
+    reach = weight.float().abs().max()
+    torch.testing.assert_close(widened(integers, pairs), weight.float(), atol=float(4 * rounding * reach), rtol=0)
+
+
+def test_int4_of_any_weights_is_within_half_a_step() -> None:
+    weight = torch.randn(OUT, IN, generator=torch.Generator().manual_seed(1))
+    integers, pairs = quantize_int4(weight)
+    assert integers.min() >= 0
+    assert integers.max() <= 15
+    half = pairs[..., 0].T[..., None].expand(OUT, -1, GROUP).reshape(OUT, IN) / 2
+    assert ((widened(integers, pairs) - weight).abs() <= half * 1.001 + 1e-6).all()
+
+
+def test_int8_of_any_weights_is_within_half_a_step() -> None:
+    weight = torch.randn(OUT, IN, generator=torch.Generator().manual_seed(2))
+    integers, scales = quantize_int8(weight)
+    assert ((integers.float() * scales[:, None] - weight).abs() <= scales[:, None] * 0.501).all()
+    assert integers.abs().max() == 127
+
+
+def test_equal_weights_stay_what_they_are() -> None:
+    """A group, or a row, without any spread has no step to divide by."""
+    weight = torch.full((OUT, IN), 0.75)
+    weight[1] = 0.0
+    integers, pairs = quantize_int4(weight)
+    assert torch.equal(widened(integers, pairs), weight)
+    integers, scales = quantize_int8(weight)
+    torch.testing.assert_close(integers.float() * scales[:, None], weight)
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["bare", "biased"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 3, 8, 33])
+def test_a_layer_multiplies_by_the_weights_that_it_holds(quantization: str, rows: int, biased: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(OUT, IN, generator=generator)
+    bias = torch.randn(OUT, generator=generator) if biased else None
+    x = torch.randn(rows, IN, generator=generator)
+    held = weight
+    if quantization == "int8":
+        integers, scales = quantize_int8(weight)
+        held = integers.float() * scales[:, None]
+    elif quantization == "int4":
+        held = widened(*quantize_int4(weight))
+    truth = x.double() @ held.double().T + (0 if bias is None else bias.double())
+    layer = make_linear(weight, bias, quantization)  # type: ignore[arg-type]
+    before = x.clone()
+    torch.testing.assert_close(layer(x).double(), truth, atol=2e-4, rtol=0)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_row_does_not_feel_the_rows_beside_it(quantization: str, dtype: torch.dtype) -> None:
+    """What makes a verified draft equal plain decoding to the last bit, as far as these layers go."""
+    generator = torch.Generator().manual_seed(4)
+    layer = make_linear(torch.randn(OUT, IN, generator=generator).to(dtype), None, quantization)  # type: ignore[arg-type]
+    x = torch.randn(9, IN, generator=generator).to(dtype)
+    alone = torch.cat([layer(x[i : i + 1]) for i in range(9)])
+    torch.testing.assert_close(layer(x), alone, atol=0, rtol=0)
+
+
+def test_each_quantization_holds_what_its_name_says() -> None:
+    weight = torch.randn(OUT, IN)
+    assert isinstance(make_linear(weight, None, "none"), DenseLinear)
+    assert isinstance(make_linear(weight, None, "int8"), Int8Linear)
+    layer = make_linear(weight, None, "int4")
+    assert isinstance(layer, Int4Linear)
+    assert layer.packed.nbytes * 8 == weight.numel() * 4
+
+
+@pytest.mark.parametrize("shape", [(OUT, IN - 16), (OUT - 8, IN)], ids=["odd inputs", "odd outputs"])
+def test_what_int4_cannot_group_is_held_in_8_bits(shape: tuple[int, int]) -> None:
+    assert isinstance(make_linear(torch.randn(*shape), None, "int4"), Int8Linear)
+
+
+def test_what_there_are_no_kernels_for_is_refused() -> None:
+    with pytest.raises(ModelSourceError, match="quantization: 'int3'; expected one of none, int8, int4"):
+        make_linear(torch.randn(OUT, IN), None, "int3")  # type: ignore[arg-type]
+    with pytest.raises(ModelSourceError, match="quantization: 'int4' is for the CPU; the model is on meta"):
+        make_linear(torch.empty(OUT, IN, device="meta"), None, "int4")
