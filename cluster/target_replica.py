@@ -22,7 +22,7 @@ from ray import serve
 
 from paceline.actors.drafter_actor import selector_resolver
 from paceline.actors.drafter_link import GrpcLink
-from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.engine import Engine
 from paceline.actors.errors import PacelineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_loader import load_model
@@ -31,6 +31,7 @@ from paceline.actors.session_pool import SessionPool
 from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.engine_limits import engine_limits
 from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
@@ -167,14 +168,4 @@ class TargetReplica:
             catch_up_tokens=speculation.catch_up_tokens,
             deadline_s=speculation.deadline_ms / 1e3,
         )
-        limits = EngineLimits(
-            max_sequences=target.max_sequences,
-            max_tokens_in_flight=target.max_tokens_in_flight,
-            max_queue=target.max_queue,
-            max_context=min(target.max_context or model.max_positions, model.max_positions),
-            max_draft=speculation.max_draft,
-            adapt_length=speculation.adapt_length,
-            max_prefill=target.max_prefill_tokens,
-            evaluation_share=speculation.evaluation_share,
-        )
-        return Engine(model, pool, self._board, limits), pool
+        return Engine(model, pool, self._board, engine_limits(self._settings, model.max_positions)), pool

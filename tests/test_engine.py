@@ -118,6 +118,26 @@ def test_sampled_text_follows_the_targets_law_exactly() -> None:
     assert statistic < point
 
 
+class DearModel(TableModel):
+    """Every position takes time, as on a target that many requests keep busy."""
+
+    def forward(self, steps: Sequence[Step]) -> torch.Tensor:
+        time.sleep(0.001 * sum(len(step.token_ids) for step in steps))
+        return super().forward(steps)
+
+
+def test_where_positions_are_dear_poor_drafts_are_no_longer_asked_for() -> None:
+    drafted = {}
+    for adapt in (False, True):
+        model = DearModel(vocab_size=12)
+        with rig(model, {"poor": GuessHost(model, 6.0)}, adapt_length=adapt) as made:
+            assert made.submit([1, 2, 3], 150).wait() == model.greedy([1, 2, 3], 150)
+            drafted[adapt] = made.hosts["poor"].drafted
+            assert made.engine._setup.lengths is None or not made.engine._setup.lengths._drafters["poor"].own
+    assert drafted[False] > 300
+    assert drafted[True] < drafted[False] / 3
+
+
 class CountingModel(TableModel):
     """Remembers how many tokens each forward ran, by step."""
 

@@ -63,3 +63,9 @@ async def test_seeds_of_the_choices_stay_within_64_bits(tokenizer: ChatTokenizer
     fields = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], "n": 3, "seed": 2**63 - 2}
     plan = await planner.plan(parse_request(ChatRequest, fields), "r")
     assert [item.sampling.seed for item in plan.generations] == [2**63 - 2, 2**63 - 1, -(2**63)]
+
+
+async def test_tokens_are_handed_over_one_by_one_where_someone_reads_along(tokenizer: ChatTokenizer) -> None:
+    assert not (await planned(tokenizer, prompt="the fox")).streamed
+    assert (await planned(tokenizer, prompt="the fox", stream=True)).streamed
+    assert (await planned(tokenizer, prompt="the fox", stop=["dog"])).streamed, "a stop string is found in the text"

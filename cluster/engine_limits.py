@@ -1,0 +1,21 @@
+"""The engine's bounds, as a configuration sets them. `target_replica` asks."""
+
+from __future__ import annotations
+
+from paceline.actors.engine import EngineLimits
+from paceline.cluster.config import ClusterConfig
+
+
+def engine_limits(settings: ClusterConfig, max_positions: int) -> EngineLimits:
+    """What a configuration allows the engine of a model with so many positions."""
+    target, speculation = settings.target, settings.speculation
+    return EngineLimits(
+        max_sequences=target.max_sequences,
+        max_tokens_in_flight=target.max_tokens_in_flight,
+        max_queue=target.max_queue,
+        max_context=min(target.max_context or max_positions, max_positions),
+        max_draft=speculation.max_draft,
+        adapt_length=speculation.adapt_length,
+        max_prefill=target.max_prefill_tokens,
+        evaluation_share=speculation.evaluation_share,
+    )

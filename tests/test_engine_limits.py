@@ -1,0 +1,38 @@
+"""What a configuration says of the engine reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from paceline.cluster.config import parse_config
+from paceline.cluster.engine_limits import engine_limits
+
+POSITIONS = 4096
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "value", "limit"),
+    [
+        ("target", "max_sequences", 3, "max_sequences"),
+        ("target", "max_tokens_in_flight", 999, "max_tokens_in_flight"),
+        ("target", "max_queue", 0, "max_queue"),
+        ("target", "max_context", 100, "max_context"),
+        ("target", "max_prefill_tokens", 17, "max_prefill"),
+        ("speculation", "max_draft", 3, "max_draft"),
+        ("speculation", "adapt_length", False, "adapt_length"),
+        ("speculation", "evaluation_share", 0.5, "evaluation_share"),
+    ],
+)
+def test_each_option_sets_one_limit(section: str, option: str, value: Any, limit: str) -> None:
+    usual = asdict(engine_limits(parse_config({}), POSITIONS))
+    changed = asdict(engine_limits(parse_config({section: {option: value}}), POSITIONS))
+    assert {name for name in usual if usual[name] != changed[name]} == {limit}
+    assert changed[limit] == value
+
+
+def test_the_context_is_never_longer_than_the_models() -> None:
+    assert engine_limits(parse_config({}), POSITIONS).max_context == POSITIONS
+    assert engine_limits(parse_config({"target": {"max_context": 10**6}}), POSITIONS).max_context == POSITIONS
