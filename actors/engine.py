@@ -104,9 +104,10 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise NotReady("the target is shutting down")
-            free = not self._waiting and len(self._running) < self._limits.max_sequences
-            if not free and len(self._waiting) >= self._limits.max_queue:
-                raise Overloaded(f"{len(self._waiting)} requests are waiting, the most this target queues")
+            # Together: between two rounds also those wait for which there is room.
+            running, waiting = len(self._running), len(self._waiting)
+            if running + waiting >= self._limits.max_sequences + self._limits.max_queue:
+                raise Overloaded(f"{running} requests run and {waiting} wait, the most that this target takes")
             self._waiting.append(_Waiting(generation, listener))
             self._changed.notify()
 

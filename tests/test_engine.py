@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import pytest
@@ -144,9 +144,12 @@ class CountingModel(TableModel):
     def __init__(self) -> None:
         super().__init__(vocab_size=12)
         self.sizes: list[list[int]] = []
+        self.fifth: Callable[[], object] = lambda: None
 
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:
         self.sizes.append([len(step.token_ids) for step in steps])
+        if len(self.sizes) == 5:
+            self.fifth()
         return super().forward(steps)
 
 
@@ -178,11 +181,9 @@ def test_a_request_aborted_while_its_prompt_is_run_ends_once() -> None:
     made = Rig(model, {}, EngineLimits(max_context=256, max_prefill=1))
     long = made.submit([1, 2] * 60, 10)
     other = made.submit([3], 150)
+    model.fifth = lambda: made.engine.abort(long.request_id)
     thread = threading.Thread(target=made.engine.run)
     thread.start()
-    while len(model.sizes) < 5:
-        time.sleep(0.001)
-    made.engine.abort(long.request_id)
     assert long.wait() == []
     assert [chunk.finish_reason for chunk in long.chunks] == ["abort"]
     assert other.wait() == model.greedy([3], 150)
@@ -193,10 +194,10 @@ def test_a_request_aborted_while_its_prompt_is_run_ends_once() -> None:
 def test_beyond_the_bounds_requests_wait_and_then_are_refused() -> None:
     model = TableModel()
     made = Rig(model, {}, EngineLimits(max_sequences=2, max_queue=3, max_context=64, max_tokens_in_flight=60))
-    outcomes = [made.submit([1], 20) for _ in range(3)]
-    with pytest.raises(Overloaded, match="3 requests are waiting"):
+    outcomes = [made.submit([1], 20) for _ in range(5)]
+    with pytest.raises(Overloaded, match="0 requests run and 5 wait, the most"):
         made.submit([1], 20)
-    assert made.engine.waiting == 3
+    assert made.engine.waiting == 5
     thread = threading.Thread(target=made.engine.run)
     thread.start()
     for outcome in outcomes:

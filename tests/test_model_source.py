@@ -187,7 +187,10 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, files: list[str], 
 
 
 @pytest.mark.parametrize("source", ["", "no-such-thing", "/no/such/folder", "./org/name", "a/b/c", "org/na me", "../x"])
-def test_what_is_neither_folder_nor_hub_id_is_refused(source: str) -> None:
+def test_what_is_neither_folder_nor_hub_id_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is nothing, `../x` included
     with pytest.raises(
         ModelSourceError, match=r"is not an existing folder; expected `embedded`, a folder, or a hub id"
     ):

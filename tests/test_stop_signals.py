@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -26,8 +27,11 @@ with StopSignals(lambda: print("forced", flush=True)) as signals:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_interrupts_and_is_remembered(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
+def test_a_signal_interrupts_and_is_remembered(number: signal.Signals, request: pytest.FixtureRequest) -> None:
+    # Under `nohup` the tests themselves run with SIGHUP ignored.
+    request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    before = signal.default_int_handler
+    signal.signal(number, before)
     forced: list[bool] = []
     with StopSignals(lambda: forced.append(True)) as signals:
         signals.check()
