@@ -79,15 +79,16 @@ def test_a_full_queue_answers_429_and_loses_nothing_that_it_took(live: ServedPro
 def test_a_trace_shows_a_round_across_the_processes(live: ServedProcess) -> None:
     with ThreadPoolExecutor(1) as other, Client(live.url) as client:
         watched = other.submit(client.trace, 3.0)
-        reply = ask(live, prompts()[0], max_tokens=32)
+        rounds = 0
+        while not watched.done():
+            rounds += ask(live, prompts()[0], max_tokens=32)["metrics"]["speculative_decoding"]["rounds"]
         events = watched.result()["traceEvents"]
     spans = [event for event in events if event["ph"] == "X"]
     names = {(event["cat"], event["name"]) for event in spans}
     assert {("target", part) for part in ("round", "choose", "draft", "verify", "judge", "tell")} <= names
     assert {(drafter, "catch up") for drafter in ("ngram", "suffix")} <= names
     assert {("selector", "learn"), ("selector", "scores"), ("selector", "weights")} <= names
-    rounds = [event for event in spans if event["name"] == "round"]
-    assert len(rounds) == reply["metrics"]["speculative_decoding"]["rounds"]
+    assert 0 < [event["name"] for event in spans].count("round") <= rounds
     # Every arrow that arrives at a drafter left from the target before, by the one clock of this machine.
     left = {event["id"]: event["ts"] for event in events if event["ph"] == "s"}
     arrived = {event["id"]: event["ts"] for event in events if event["ph"] == "f"}
