@@ -32,11 +32,16 @@ class Cache(Protocol):
 
 @dataclass(slots=True)
 class Step:
-    """Tokens to append to one cache. Logits come back for `token_ids[logits_from:]`; -1 means the last only."""
+    """Tokens to append to one cache. Logits come back for `token_ids[logits_from:]`; -1 means the last only.
+
+    With `parents` the tokens are a tree: each follows `token_ids[parent]`, an earlier one, or the cache's last token
+    where its parent is -1, and sees only what it follows. Only the lean decoder runs trees.
+    """
 
     cache: Cache
     token_ids: Sequence[int]
     logits_from: int = 0
+    parents: Sequence[int] | None = None
 
 
 class CausalModel(Protocol):
@@ -47,8 +52,8 @@ class CausalModel(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def new_cache(self) -> Cache:
-        """An empty cache that grows as needed."""
+    def new_cache(self, prompt: Sequence[int] = ()) -> Cache:
+        """A cache that grows as needed: empty, or holding a beginning of `prompt` that was run before."""
         ...
 
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.round import Setup, speculative_round
 from paceline.actors.sequence import Listener, Sequence
 from paceline.actors.tracer import span
+from paceline.kernels.decoder_ops import BLOCK
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ class EngineLimits:
     adapt_length: bool = True
     max_prefill: int = 256
     evaluation_share: float = 0.0625
+
+    @property
+    def kv_tokens(self) -> int:
+        """Positions of the target's caches that running sequences may need: drafts and half-filled blocks count too."""
+        return self.max_tokens_in_flight + self.max_sequences * (self.max_draft + BLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,8 @@ class Engine:
                 listener = self._waiting.popleft().listener
                 seq = next(self._ids)
                 followers = self._followers(seq, generation)
-                sequence = Sequence(seq, generation, self._model.new_cache(), listener, followers)
+                cache = self._model.new_cache(generation.prompt)
+                sequence = Sequence(seq, generation, cache, listener, followers)
                 self._running.append(sequence)
                 admitted.append(sequence)
         for sequence in admitted:

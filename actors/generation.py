@@ -47,6 +47,7 @@ class Chunk:
 
     `drafter` is empty for a plain round; `drafted` counts tokens that were verified and `accepted` those kept, so
     `token_ids` holds `accepted + 1` ids unless the text ended inside them. `stop` ends with the stop id itself.
+    `cached` counts the prompt tokens whose keys and values were there before the sequence began.
     """
 
     token_ids: list[int]
@@ -54,3 +55,4 @@ class Chunk:
     drafter: str = ""
     drafted: int = 0
     accepted: int = 0
+    cached: int = 0

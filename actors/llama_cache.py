@@ -1,69 +1,103 @@
-"""Keys and values of one sequence for the lean decoder, in one buffer that doubles; rollback moves a number.
+"""Keys and values of one sequence for the lean decoder: a table of blocks, some of them shared; rollback forgets rows.
 
-`llama` writes new keys and values straight into the buffer and reads the live part as views, so attention never copies
-the past and costs what the live length costs.
+Tokens are remembered beside them, since a block may be shared once it is full and its tokens are committed, which
+`truncate` says: what a round truncates to is the accepted prefix.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-FIRST_POSITIONS = 128
+from paceline.actors.kv_pool import Block, KVPool, next_key
+from paceline.kernels.decoder_ops import BLOCK
 
 
 class LlamaCache:
-    """One sequence's cache. Buffer: [layers, 2 * kv_heads, capacity, head_dim], keys before values."""
+    """One sequence's cache. Its blocks go back to the pool when nothing refers to it any more."""
 
-    def __init__(self, like: torch.Tensor, max_positions: int) -> None:
-        """An empty cache.
+    def __init__(self, pool: KVPool, max_positions: int, prompt: Sequence[int] = ()) -> None:
+        """A cache that holds as much of `prompt` as the pool knows, in whole blocks, never all of it.
 
         Args:
-            like: [layers, 2 * kv_heads, 0, head_dim]: the shape, dtype and device of the buffer.
+            pool: Where blocks come from.
             max_positions: Most that it will ever hold.
+            prompt: The tokens that will be run first.
         """
-        self._buffer = like
+        self._pool = pool
         self._max_positions = max_positions
-        self._length = 0
+        self.blocks: list[Block] = pool.find(prompt)
+        self._tokens = list(prompt[: len(self.blocks) * BLOCK])
+        self._keys = [block.key or b"" for block in self.blocks]  # of the blocks that were published or found
+
+    def __del__(self) -> None:
+        self._pool.give_back(self.blocks)
 
     @property
     def length(self) -> int:
         """Positions held."""
-        return self._length
-
-    @property
-    def capacity(self) -> int:
-        """Positions there is memory for."""
-        return self._buffer.shape[2]
+        return len(self._tokens)
 
     def truncate(self, length: int) -> None:
-        """Forget positions from `length` on.
+        """Forget positions from `length` on; what remains is committed, and its full blocks may be shared.
 
         Raises:
             ValueError: `length` is negative or more than is held.
         """
-        if not 0 <= length <= self._length:
-            raise ValueError(f"truncate: length {length}; the cache holds {self._length} positions")
-        self._length = length
+        if not 0 <= length <= len(self._tokens):
+            raise ValueError(f"truncate: length {length}; the cache holds {len(self._tokens)} positions")
+        del self._tokens[length:]
+        needed = -(-length // BLOCK)
+        self._pool.give_back(self.blocks[needed:])
+        del self.blocks[needed:]
+        full = length // BLOCK
+        del self._keys[full:]
+        for index in range(len(self._keys), full):
+            before = self._keys[-1] if self._keys else b""
+            key = next_key(before, self._tokens[index * BLOCK : (index + 1) * BLOCK])
+            self._pool.publish(self.blocks[index], key)
+            self._keys.append(key)
 
-    def extend(self, count: int) -> torch.Tensor:
-        """Make `count` more positions part of the cache, their contents yet to be written.
-
-        Returns:
-            The live part, [layers, 2 * kv_heads, length, head_dim], a view; the new positions are its last `count`.
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Make positions for more tokens part of the cache, their keys and values yet to be written.
 
         Raises:
-            ValueError: more than `max_positions` would be held.
+            EngineError: the pool has no block left; the cache is as it was.
         """
-        needed = self._length + count
-        if needed > self._max_positions:
-            raise ValueError(f"{needed} positions; the model has {self._max_positions}")
-        if needed > self.capacity:
-            capacity = max(FIRST_POSITIONS, self.capacity)
-            while capacity < needed:
-                capacity *= 2
-            layers, heads, _, head_dim = self._buffer.shape
-            grown = self._buffer.new_empty(layers, heads, min(capacity, self._max_positions), head_dim)
-            grown[:, :, : self._length] = self._buffer[:, :, : self._length]
-            self._buffer = grown
-        self._length = needed
-        return self._buffer[:, :, :needed]
+        before = len(self._tokens)
+        fresh: list[Block] = []
+        try:
+            if before % BLOCK and self.blocks[-1].key is not None:  # a shared block that was cut: others read it
+                fresh.append(self._pool.take())
+                fresh[0].data.copy_(self.blocks[-1].data)
+            shared = len(fresh)
+            while (len(self.blocks) - shared + len(fresh)) * BLOCK < before + len(tokens):
+                fresh.append(self._pool.take())
+        except Exception:
+            self._pool.give_back(fresh)
+            raise
+        if shared:
+            self._pool.give_back([self.blocks.pop()])
+        self.blocks += fresh
+        self._tokens += tokens
+
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the positions from `start` on keep only `rows`, counted from there, moved together: a tree's chosen path.
+
+        Raises:
+            ValueError: rows are not ascending, or not held.
+        """
+        held = self.length - start
+        if start < 0 or list(rows) != sorted(set(rows)) or (rows and not 0 <= rows[0] <= rows[-1] < held):
+            raise ValueError(f"rows: {list(rows)} from position {start} on; expected ascending ones below {held}")
+        for to, row in enumerate(rows):
+            if to != row:
+                self._move(start + row, start + to)
+        self._tokens[start:] = [self._tokens[start + row] for row in rows]
+        self.truncate(start + len(rows))
+
+    def _move(self, source: int, to: int) -> None:
+        old, new = self.blocks[source // BLOCK].data, self.blocks[to // BLOCK].data
+        keys = (*old.shape[:2], -1, BLOCK)
+        new[:, :, 0].view(keys)[..., to % BLOCK] = old[:, :, 0].view(keys)[..., source % BLOCK]
+        values = (*old.shape[:2], BLOCK, -1)
+        new[:, :, 1].view(values)[:, :, to % BLOCK] = old[:, :, 1].view(values)[:, :, source % BLOCK]

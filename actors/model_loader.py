@@ -29,6 +29,7 @@ def load_model(
     device: str = "cpu",
     layers: int | None = None,
     quantization: Quantization = "none",
+    kv_tokens: int | None = None,
 ) -> CausalModel:
     """Load the model in a folder.
 
@@ -38,6 +39,7 @@ def load_model(
         device: As torch names it: cpu, cuda, cuda:1.
         layers: Only the first so many layers, then the final norm and the head (early exit); None for all.
         quantization: none, or int8 or int4 weights on a CPU; activations stay in `dtype`.
+        kv_tokens: As `Llama` takes it; what transformers runs has no bound and shares nothing.
 
     Raises:
         ModelSourceError: a file or tensor is missing or damaged, the dtype or device is not there, or `layers` or
@@ -52,7 +54,7 @@ def load_model(
     except (KeyError, TypeError, ValueError) as error:
         raise ModelSourceError(f"{path / 'config.json'}: missing or wrong: {error}") from error
     if config is not None:
-        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers, quantization)
+        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers, quantization, kv_tokens)
     kind = document.get("model_type")
     if layers is not None or quantization != "none":
         asked = f"layers={layers}" if layers is not None else f"quantization={quantization!r}"

@@ -129,4 +129,5 @@ def _commit(sequence: Sequence, verdict: Verdict, drafter: str, length: int) -> 
     """Append the verdict's tokens and roll the target's cache back to all of them but the last."""
     kept = sequence.append(verdict.tokens, verdict.laws)
     sequence.cache.truncate(len(sequence.tokens) - 1)
-    return Chunk(kept, sequence.finished, drafter, length, min(verdict.accepted, len(kept)))
+    accepted = min(verdict.accepted, len(kept))
+    return Chunk(kept, sequence.finished, drafter, length, accepted, sequence.cached_tokens)

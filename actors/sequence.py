@@ -20,7 +20,7 @@ class Sequence:
     """A generation in progress.
 
     Between rounds the target's cache holds every token but the last, whose forward is the next round's first position.
-    Fresh sequences hold nothing yet: their first round runs the prompt.
+    Fresh sequences hold at most what the model knew of their prompt: their first round runs the rest.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Sequence:
         self.listener = listener
         self.tokens: list[int] = list(generation.prompt)
         self.prompt_tokens = len(generation.prompt)
+        self.cached_tokens = cache.length
         self.finished: FinishReason | None = None
         self.noise = torch.Generator()
         self.noise.seed()

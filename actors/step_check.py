@@ -8,6 +8,7 @@ from typing import TypeVar
 from paceline.actors.causal_model import Step
 
 C = TypeVar("C")
+MAX_TREE = 63  # tokens: what a row of a tree sees is a mask in one signed integer
 
 
 def check_steps(
@@ -46,5 +47,15 @@ def check_steps(
             raise ValueError(f"token_ids: {total} positions in all; the model has {max_positions}")
         if not -1 <= step.logits_from <= count:
             raise ValueError(f"logits_from: {step.logits_from}; expected -1 to {count}, the number of tokens")
+        if step.parents is not None:
+            _check_tree(step.parents, count)
         wanted.append(range(count - 1 if step.logits_from == -1 else step.logits_from, count))
     return caches, wanted
+
+
+def _check_tree(parents: Sequence[int], count: int) -> None:
+    if len(parents) != count or count > MAX_TREE:
+        raise ValueError(f"parents: {len(parents)} of {count} tokens; expected one each, of at most {MAX_TREE}")
+    for index, parent in enumerate(parents):
+        if not -1 <= parent < index:
+            raise ValueError(f"parents: {parent} of token {index}; expected -1 to {index - 1}")

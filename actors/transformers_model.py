@@ -73,8 +73,8 @@ class TransformersModel:
         self.device = device
         self.dtype = dtype
 
-    def new_cache(self) -> TransformersCache:
-        """An empty cache that grows as needed."""
+    def new_cache(self, prompt: Sequence[int] = ()) -> TransformersCache:
+        """An empty cache that grows as needed; nothing is shared."""
         return TransformersCache()
 
     @torch.inference_mode()
@@ -85,6 +85,8 @@ class TransformersModel:
             ValueError: as for `Llama.forward`.
         """
         caches, wanted = check_steps(steps, TransformersCache, self.vocab_size, self.max_positions)
+        if any(step.parents is not None for step in steps):
+            raise ValueError("parents: given; a model that transformers runs takes chains only")
         return torch.cat(
             [
                 self._run(step.token_ids, cache, len(rows))

@@ -38,6 +38,7 @@ class Completion:
         self._writer = writer
         self._report = SpeculationReport()
         self._completion_tokens = 0
+        self._cached_tokens = 0
 
     async def whole(self) -> dict[str, Any]:
         """The reply in one piece.
@@ -86,6 +87,8 @@ class Completion:
         async with aclosing(chunks):
             async for chunk in chunks:
                 self._report.add(chunk)
+                if index == 0:  # a prompt counts once, however many choices run it
+                    self._cached_tokens = chunk.cached
                 delta = reader.read(chunk)
                 if delta.finish_reason is not None:
                     last = delta
@@ -96,7 +99,8 @@ class Completion:
         yield last  # after the sequence was freed, so that whoever sees the end finds the target free
 
     def _usage(self) -> Usage:
-        return Usage(self._plan.prompt_tokens, self._completion_tokens)
+        cached = min(self._cached_tokens, self._plan.prompt_tokens)  # a resumed answer is no prompt
+        return Usage(self._plan.prompt_tokens, self._completion_tokens, cached)
 
     def _metrics(self) -> dict[str, Any]:
         return {"speculative_decoding": self._report.as_dict()}

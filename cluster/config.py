@@ -45,6 +45,9 @@ class TargetConfig(_Settings):
     replicas: int = Field(1, ge=1)
     max_sequences: int = Field(8, ge=1, description="sequences decoded together")
     max_tokens_in_flight: int = Field(16384, ge=1, description="prompt + answer tokens of all running sequences")
+    prefix_cache_tokens: int = Field(
+        8192, ge=0, description="positions of earlier texts kept for prompts that begin alike; 0 shares nothing"
+    )
     max_prefill_tokens: int = Field(
         256, ge=1, description="prompt tokens run in one round; a longer prompt takes several, the others go on between"
     )

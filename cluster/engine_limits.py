@@ -1,6 +1,8 @@
-"""The engine's bounds, as a configuration sets them. `target_replica` asks."""
+"""The bounds of the engine and of its memory, as a configuration sets them. `target_replica` asks."""
 
 from __future__ import annotations
+
+import sys
 
 from paceline.actors.engine import EngineLimits
 from paceline.cluster.config import ClusterConfig
@@ -19,3 +21,12 @@ def engine_limits(settings: ClusterConfig, max_positions: int) -> EngineLimits:
         max_prefill=target.max_prefill_tokens,
         evaluation_share=speculation.evaluation_share,
     )
+
+
+def kv_tokens(settings: ClusterConfig) -> int | None:
+    """Positions of keys and values that the target may hold: of running sequences, and of earlier texts.
+
+    None, which is no bound but the engine's own, where nothing is kept of earlier texts.
+    """
+    kept = settings.target.prefix_cache_tokens
+    return engine_limits(settings, sys.maxsize).kv_tokens + kept if kept else None

@@ -31,7 +31,7 @@ from paceline.actors.session_pool import SessionPool
 from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.config import ClusterConfig
-from paceline.cluster.engine_limits import engine_limits
+from paceline.cluster.engine_limits import engine_limits, kv_tokens
 from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,7 @@ class TargetReplica:
             dtype=target.dtype,
             device=target.device,
             quantization=target.quantization,
+            kv_tokens=kv_tokens(self._settings),
         )
         pool = SessionPool(
             self._board.members,

@@ -39,7 +39,7 @@ class TableModel:
         self.table = torch.from_numpy(table.astype(np.float32))  # [last but one (or none), last, next]
         self.calls = 0
 
-    def new_cache(self) -> TableCache:
+    def new_cache(self, prompt: Sequence[int] = ()) -> TableCache:
         return TableCache()
 
     def row(self, prefix: Sequence[int]) -> torch.Tensor:

@@ -101,6 +101,7 @@ def test_a_whole_reply(client: httpx.Client, backend: FakeBackend, tokenizer: Ch
         "prompt_tokens": prompt,
         "completion_tokens": len(ids),
         "total_tokens": prompt + len(ids),
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert "token_ids" not in ask(client)["choices"][0]
 

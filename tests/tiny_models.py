@@ -27,7 +27,7 @@ SPREAD = 0.15  # of the random weights: large enough that logits differ by whole
 def make_tiny_llama(
     folder: Path, vocab_size: int = 97, layers: int = 2, seed: int = 0, tied: bool = False, **extra: Any
 ) -> Path:
-    """A Llama with grouped queries: 6 heads over 2 key heads, width 48. `extra` goes to its LlamaConfig."""
+    """A Llama with grouped queries: 6 heads of 16 over 2 key heads, width 48. `extra` goes to its LlamaConfig."""
     return _save(LlamaForCausalLM, LlamaConfig(**_sizes(vocab_size, layers, tied), **extra), folder, seed)
 
 
@@ -45,9 +45,12 @@ def make_tiny_llama3(folder: Path) -> Path:
 
 
 def make_tiny_mistral(folder: Path, sliding_window: int | None = None) -> Path:
-    """A Mistral; with a window, only transformers runs it."""
+    """A Mistral, its heads too narrow for compiled attention; with a window, only transformers runs it."""
     return _save(
-        MistralForCausalLM, MistralConfig(**_sizes(97, 2, False), sliding_window=sliding_window), folder, seed=1
+        MistralForCausalLM,
+        MistralConfig(**_sizes(97, 2, False) | {"head_dim": 8}, sliding_window=sliding_window),
+        folder,
+        seed=1,
     )
 
 
@@ -57,8 +60,8 @@ def make_tiny_qwen2(folder: Path) -> Path:
 
 
 def make_tiny_qwen3(folder: Path) -> Path:
-    """A Qwen3: norms on Q and K, and heads wider than width / heads."""
-    return _save(Qwen3ForCausalLM, Qwen3Config(**_sizes(97, 2, False) | {"head_dim": 16}), folder, seed=3)
+    """A Qwen3: norms on Q and K, and heads of another width."""
+    return _save(Qwen3ForCausalLM, Qwen3Config(**_sizes(97, 2, False) | {"head_dim": 32}), folder, seed=3)
 
 
 def make_tiny_gpt2(folder: Path) -> Path:
@@ -75,7 +78,7 @@ def _sizes(vocab_size: int, layers: int, tied: bool) -> dict[str, Any]:
         "num_hidden_layers": layers,
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
-        "head_dim": 8,
+        "head_dim": 16,
         "max_position_embeddings": MAX_POSITIONS,
         "tie_word_embeddings": tied,
         "bos_token_id": 1,
