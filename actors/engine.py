@@ -210,6 +210,8 @@ class Engine:
             or (self._pool.draft_ms(name) or math.inf) < SLOW_MS
             or self._chance.random() < self._limits.evaluation_share
         ]
+        if not kept and names:  # an empty tuple would mean all of them
+            kept = [self._chance.choice(names)]
         return () if len(kept) == len(names) else tuple(kept)
 
     def _round(self) -> None:

@@ -25,7 +25,7 @@ class Generation:
         max_draft: Most tokens to draft in a round; None takes the cluster's setting.
         route: Statistics are shared by requests of one route.
         streamed: Whether each round's tokens are wanted at once; else they may be handed over several rounds at a time.
-        resumed: How many ids at the prompt's end are an earlier run's answer, sent before that run's replica was lost.
+        caller: Name of the actor that reads it, which may die without saying so; empty where nobody can.
     """
 
     request_id: str
@@ -38,7 +38,7 @@ class Generation:
     max_draft: int | None = None
     route: str = ""
     streamed: bool = True
-    resumed: int = 0
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

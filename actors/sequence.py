@@ -60,7 +60,7 @@ class Sequence:
         if not self.generation.speculate or len(self.tokens) == self.prompt_tokens:
             return 0
         own = self.generation.max_draft
-        return max(0, min(max_draft if own is None else own, self.remaining - 1))
+        return max(0, min(max_draft if own is None else min(own, max_draft), self.remaining - 1))
 
     def append(self, tokens: list[int], laws: Laws | None) -> list[int]:
         """Commit a round's tokens, cut where the text ends; sets `finished` there.

@@ -11,7 +11,6 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from paceline.actors.drafter_registry import check_options
 from paceline.cluster.config import Resources, parse_config
 from paceline.cluster.fleet import Fleet
 from paceline.cluster.ingress import Ingress
@@ -28,8 +27,6 @@ def build_app(config: dict[str, Any]) -> Application:
         ConfigError: a field is wrong, or a drafter's options are not its kind's.
     """
     settings = parse_config(config)
-    for drafter in settings.drafters:
-        check_options(drafter.kind, drafter.options)
     document = settings.model_dump()
     target = settings.target
     ongoing = target.max_sequences + target.max_queue

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     trace = commands.add_parser("trace", help="what every process does in the next seconds, as one time line")
     _add_url(trace)
-    trace.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="how long; default: 5")
+    trace.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="how long, at most 30; default: 5")
     trace.add_argument(
         "--output",
         type=Path,

@@ -55,8 +55,12 @@ class Client:
     """
 
     def __init__(self, url: str, *, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            usable = False
+        if not usable or parts.hostname is None:
             raise RequestError(f"--url: {url!r}; expected something like http://127.0.0.1:8000", "url")
         self.url = url.rstrip("/").removesuffix("/v1")
         loopback = parts.hostname == "localhost" or parts.hostname == "::1" or parts.hostname.startswith("127.")
@@ -132,8 +136,14 @@ class Client:
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
         try:
+            content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError as error:  # no number, or text that came in as other bytes than UTF-8
+            raise RequestError(f"the request cannot be written as JSON: {error}") from error
+        headers = {"Content-Type": "application/json"}
+        try:
             timeout = httpx.Timeout(10.0, read=_ROUND_S)
-            with self._http.stream("POST", f"{self.url}/v1/chat/completions", json=body, timeout=timeout) as reply:
+            url = f"{self.url}/v1/chat/completions"
+            with self._http.stream("POST", url, content=content, headers=headers, timeout=timeout) as reply:
                 if reply.is_error:
                     reply.read()
                     raise _refusal(reply)

@@ -12,15 +12,26 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from paceline.actors.drafter_registry import check_options
 from paceline.actors.errors import ConfigError
 from paceline.actors.model_facts import Quantization
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+_RESERVED = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_not_switches(cls, given: Any) -> Any:
+        """`yes` and `true` would pass for 1."""
+        for name, field in cls.model_fields.items() if isinstance(given, dict) else ():
+            if isinstance(given.get(name), bool) and field.annotation is not bool:
+                raise ValueError(f"{name}: got {given[name]}; expected {field.annotation}")
+        return given
 
 
 class Resources(_Settings):
@@ -28,14 +39,18 @@ class Resources(_Settings):
 
     num_cpus: float = Field(0.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
-    custom: dict[str, float] = Field(default_factory=dict, description="custom Ray resources, e.g. {drafter: 1}")
+    custom: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="custom Ray resources, e.g. {drafter: 1}"
+    )
 
 
 class TargetConfig(_Settings):
     """The target model and its engine."""
 
     model: str = Field("embedded", description="`embedded`, a local folder, or a hub id")
-    name: str | None = Field(None, description="the model name clients use; default: the source's own name")
+    name: str | None = Field(
+        None, min_length=1, description="the model name clients use; default: the source's own name"
+    )
     dtype: DType = "bfloat16"
     quantization: Quantization = Field(
         "none", description="int8 or int4 hold the weights in fewer bits; on a CPU, for Llama-like models"
@@ -84,7 +99,7 @@ class SpeculationConfig(_Settings):
         le=1,
         description="share of sequences on which a slow drafter without weight is still scored",
     )
-    deadline_ms: float = Field(250.0, gt=0, description="most that a round ever waits for a draft")
+    deadline_ms: float = Field(250.0, gt=0, le=60_000, description="most that a round ever waits for a draft")
     default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")
 
 
@@ -96,7 +111,7 @@ class SelectorConfig(_Settings):
     loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
     prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
-    max_sequences: int = Field(4096, ge=1, description="learners held at once")
+    max_sequences: int = Field(4096, ge=1, le=10**6, description="learners held at once")
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -140,6 +155,8 @@ class ClusterConfig(_Settings):
     def _names_agree(self) -> ClusterConfig:
         names = [drafter.name for drafter in self.drafters]
         for name in names:
+            if name in _RESERVED:
+                raise ValueError(f"drafters: the name {name!r} is one of paceline's own ({', '.join(_RESERVED)})")
             if names.count(name) > 1:
                 raise ValueError(f"drafters: the name {name!r} is used twice; each drafter needs its own")
         for field, chosen in (
@@ -155,14 +172,21 @@ def parse_config(document: Any, source: str = "config") -> ClusterConfig:
     """Check a plain dict.
 
     Raises:
-        ConfigError: a field is unknown, missing or out of range; the message lists each, with its value.
+        ConfigError: a field is unknown, missing or out of range, or a drafter's options are not its kind's; the
+            message lists each, with its value.
     """
     if not isinstance(document, dict):
         raise ConfigError(f"{source}: expected a mapping of settings, got {type(document).__name__}")
     try:
-        return ClusterConfig.model_validate(document)
+        config = ClusterConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"{source}: " + "; ".join(_describe(item) for item in error.errors())) from None
+    for index, drafter in enumerate(config.drafters):
+        try:
+            check_options(drafter.kind, drafter.options)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: drafters.{index} ({drafter.name}): {error}") from None
+    return config
 
 
 def load_config(path: str | Path) -> ClusterConfig:
@@ -172,12 +196,31 @@ def load_config(path: str | Path) -> ClusterConfig:
         ConfigError: the file cannot be read, is not YAML, or a field is wrong.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        document = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # bytes that are no text, or a path that is none
+        raise ConfigError(f"{path!s:.200}: cannot be read as UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({error})") from None
     return parse_config({} if document is None else document, str(path))
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML lets a key that is given twice win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader, but every key once.
+
+        Raises:
+            yaml.constructor.ConstructorError: one is given twice.
+        """
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _describe(item: Any) -> str:

@@ -41,6 +41,7 @@ class RayBackend:
         self._model_name = model_name
         self._target = target
         self._fleet = fleet
+        self._own_name = ray.get_runtime_context().get_actor_name() or ""
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
         """Stream a generation; where its replica dies, go on from what was sent, on another.
@@ -48,7 +49,7 @@ class RayBackend:
         Raises:
             PacelineError: as `Backend.generate` says.
         """
-        remaining = generation
+        remaining = replace(generation, caller=self._own_name)
         for _ in range(_RESUMES + 1):
             try:
                 async with aclosing(self._attempt(remaining)) as chunks:
@@ -58,7 +59,6 @@ class RayBackend:
                             remaining,
                             prompt=remaining.prompt + sent,
                             max_tokens=remaining.max_tokens - len(sent),
-                            resumed=remaining.resumed + len(sent),
                         )
                         yield chunk
                         if chunk.finish_reason is not None:

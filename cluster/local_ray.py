@@ -31,6 +31,8 @@ NAMESPACE = "paceline"
 OBJECT_STORE_BYTES = 256 << 20  # our actors exchange small messages; tensors travel by gRPC
 _LONGEST_BASE = 24  # a Unix socket's path has 107 bytes, and Ray adds about 75 to its folder's
 _PR_SET_CHILD_SUBREAPER = 36
+_PREFIX = "paceline-"
+_OWNER = "owner"  # in a folder of ours: whose it is, so that those of a killed process are found again
 _SERVERS = ("gcs_server", "raylet")
 
 
@@ -60,8 +62,11 @@ class LocalRay:
         """
         self._before = set(_descendants())
         _adopt_orphans()
-        base = tempfile.gettempdir()
-        self.folder = Path(tempfile.mkdtemp(prefix="paceline-", dir=base if len(base) <= _LONGEST_BASE else "/tmp"))
+        base = Path(tempfile.gettempdir())
+        base = base if len(str(base)) <= _LONGEST_BASE else Path("/tmp")
+        _sweep(base)
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        (self.folder / _OWNER).write_text(_identity(psutil.Process()))
         with connecting(self.folder):
             ray.init(
                 address="local",
@@ -105,7 +110,11 @@ class LocalRay:
         psutil.wait_procs(held, timeout=5.0 if whole else 0.0)
         self._kill_all(10.0)
         self._servers = []
-        if self.folder is not None and not keep_logs:
+        if self.folder is None:
+            return
+        if keep_logs:
+            (self.folder / _OWNER).unlink(missing_ok=True)
+        else:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
 
@@ -144,12 +153,32 @@ def connecting(folder: Path) -> Iterator[None]:
         with contextlib.chdir(folder):
             yield
     except SystemExit:
+        if callable(handler):
+            handler(signal.SIGTERM, None)  # so that a second one is known to be the second
         raise KeyboardInterrupt from None
     except Exception as error:  # Ray raises whatever it likes where a process of its own fails
         raise NotReady(f"Ray did not start: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _sweep(base: Path) -> None:
+    """Remove the folders of processes that were killed before they could."""
+    for owner in base.glob(f"{_PREFIX}*/{_OWNER}"):
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(owner.read_text().partition(" ")[0])
+            try:
+                lives = _identity(psutil.Process(pid)) == owner.read_text()
+            except psutil.Error:
+                lives = False
+            if not lives:
+                shutil.rmtree(owner.parent, ignore_errors=True)
+
+
+def _identity(process: psutil.Process) -> str:
+    """A process, also among later ones of the same number."""
+    return f"{process.pid} {process.create_time()}"
 
 
 def _adopt_orphans() -> None:

@@ -50,6 +50,7 @@ class Planner:
         self._tokenizer = tokenizer
         self._drafters = tuple(drafter.name for drafter in config.drafters)
         self._max_choices = config.http.max_choices
+        self._max_draft = config.speculation.max_draft
         self._model_name = model_name
         self._most_tokens = min(max_context, config.target.max_tokens_in_flight)
         self._stop_ids = stop_ids
@@ -71,6 +72,11 @@ class Planner:
         """
         self.check_model(request.model)
         drafters = self._allowed(request.paceline.drafter)
+        if (request.paceline.max_draft or 0) > self._max_draft:
+            raise RefusedRequest(
+                f"paceline.max_draft: {request.paceline.max_draft}; this cluster drafts at most {self._max_draft}",
+                "paceline.max_draft",
+            )
         self._check_choices(request.n, len(request.prompt) if isinstance(request, CompletionRequest) else 1)
         prompts = await self._tokenised(request)
         generations: list[Generation] = []

@@ -148,10 +148,12 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
 
 def with_absolute_folders(config: ClusterConfig) -> ClusterConfig:
     """Name model folders absolutely: Ray's processes do not run in the folder that the command was called in."""
+    from paceline.actors.model_source import EMBEDDED
+
     document = config.model_dump()
     for settings in (document["target"], *(drafter["options"] for drafter in document["drafters"])):
         source = settings.get("model")
-        if isinstance(source, str) and Path(source).expanduser().is_dir():
+        if isinstance(source, str) and source != EMBEDDED and Path(source).expanduser().is_dir():
             settings["model"] = str(Path(source).expanduser().resolve())
     return parse_config(document)
 

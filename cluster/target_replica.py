@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import torch
 from ray import serve
+from ray.serve._private.constants import SERVE_NAMESPACE
 
 from paceline.actors.drafter_actor import selector_resolver
 from paceline.actors.drafter_link import GrpcLink
@@ -30,6 +31,7 @@ from paceline.actors.model_source import resolve
 from paceline.actors.session_pool import SessionPool
 from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
+from paceline.cluster.caller_watch import CallerWatch
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.engine_limits import engine_limits, kv_tokens
 from paceline.cluster.naming import namespace, selector_name
@@ -62,6 +64,7 @@ class TargetReplica:
         self._thread = threading.Thread(target=self._run, args=(built,), name="engine", daemon=True)
         self._thread.start()
         self._engine, self._pool = built.result()
+        self._watch = CallerWatch(_is_gone, self._engine.abort)
 
     async def generate(self, generation: Generation) -> AsyncIterator[list[Chunk]]:
         """Stream one sequence, what has come since the last time each time; leaving early aborts it.
@@ -79,6 +82,7 @@ class TargetReplica:
                 loop.call_soon_threadsafe(news.set)
 
         self._engine.submit(generation, put)
+        self._watch.begun(generation.caller, generation.request_id)
         ended = False
         try:
             while not ended:
@@ -99,6 +103,7 @@ class TargetReplica:
                 if failure is not None:
                     raise failure
         finally:
+            self._watch.ended(generation.caller, generation.request_id)
             if not ended:
                 self._engine.abort(generation.request_id)
 
@@ -129,6 +134,7 @@ class TargetReplica:
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
         if engine is not None:
+            self._watch.close()
             engine.stop()
             self._thread.join(timeout=5)
             self._pool.shutdown()
@@ -170,3 +176,13 @@ class TargetReplica:
             deadline_s=speculation.deadline_ms / 1e3,
         )
         return Engine(model, pool, self._board, engine_limits(self._settings, model.max_positions)), pool
+
+
+def _is_gone(caller: str) -> bool:
+    try:
+        ray.get_actor(caller, namespace=SERVE_NAMESPACE)
+    except ValueError:  # Ray's word for an actor that is dead, or was never there
+        return True
+    except ray.exceptions.RayError:  # Ray itself does not answer, which says nothing of the caller
+        return False
+    return False

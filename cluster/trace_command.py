@@ -30,12 +30,14 @@ def trace(url: str, seconds: float, output: Path, console: Console | None = None
         ConfigError: the file cannot be written.
     """
     console = console or Console()
-    with Client(url) as client, console.status(f"watching for {seconds:g} s"):
-        document = client.trace(seconds)
-    try:
-        output.write_text(json.dumps(document), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output: {output}: cannot be written ({error.strerror})") from error
+    with Client(url) as client:
+        client.models()  # before a file is made for nothing
+        try:
+            with output.open("w", encoding="utf-8") as file, console.status(f"watching for {seconds:g} s"):
+                document = client.trace(seconds)
+                json.dump(document, file)
+        except OSError as error:
+            raise ConfigError(f"--output: {output}: cannot be written ({error.strerror})") from error
     events = [event for event in document["traceEvents"] if event["ph"] == "X"]
     covered_s = max((event["ts"] + event["dur"] for event in events), default=0.0) / 1e6
     rounds = [event for event in events if event["name"] == ROUND]

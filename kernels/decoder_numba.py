@@ -8,20 +8,24 @@ the values. Compiled code is kept beside this file, or in numba's cache folder, 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from paceline.kernels.decoder_ops import BLOCK, LANES, PagedBatch
 
 ROWS = 4  # queries that share one read of keys and values
-QUERIES = 32  # rows attended together: bounds the scores' memory, and skips most of the future in a long prompt
+QUERIES = 32  # rows of a prompt attended together: bounds the scores' memory, and skips most of the future
+FEW = 4  # of a draft: so that several workers have something to do
+ALONE = 400_000  # products of queries and keys that one thread does sooner than two have met
 
 _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -40,6 +44,16 @@ def _at(_: Any, address: Any, kind: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(kind)(address, kind), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _address(_: Any, pointer: Any) -> Any:
+    """A pointer as an integer."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], _I64)
+
+    return types.int64(pointer), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -219,24 +233,14 @@ def _rotate_and_write(  # type: ignore[no-untyped-def]
         table_at += 8 * used
 
 
-@_compiled(13, 0)
-def _attend(  # type: ignore[no-untyped-def]
-    qkv_at,
-    out_at,
-    tables_at,
-    starts_at,
-    counts_at,
-    sight_at,
-    sequences,
-    heads,
-    kv_heads,
-    dim,
-    offset,
-    size,
-    rows,
-    kind,
-):
-    """Softmax attention of rotated queries over the blocks."""
+@_compiled(3, 0)
+def _attend(task_at, worker, workers, kind):  # type: ignore[no-untyped-def]
+    """Softmax attention of rotated queries over the blocks: one worker's share of the rows and key heads."""
+    task = carray(_at(task_at, np.int64(0)), (13,))
+    qkv_at, out_at, tables_at, starts_at = task[0], task[1], task[2], task[3]
+    counts_at, sight_at, sequences, heads = task[4], task[5], task[6], task[7]
+    kv_heads, dim, offset, size, rows = task[8], task[9], task[10], task[11], task[12]
+    unit = -1
     group = heads // kv_heads
     qkv = carray(_at(qkv_at, kind), (rows, heads + 2 * kv_heads, dim))
     out = carray(_at(out_at, kind), (rows, heads, dim))
@@ -249,8 +253,9 @@ def _attend(  # type: ignore[no-untyped-def]
         start, count = starts[s], counts[s]
         used = (start + count + BLOCK - 1) // BLOCK
         table = carray(_at(table_at, np.int64(0)), (used,))
-        for first in range(0, count, QUERIES):
-            n = min(QUERIES, count - first)
+        most = QUERIES if count > QUERIES else FEW
+        for first in range(0, count, most):
+            n = min(most, count - first)
             end = start + count if sight_at else start + first + n  # positions that any of these rows sees
             blocks = (end + BLOCK - 1) // BLOCK
             width = blocks * BLOCK
@@ -260,6 +265,9 @@ def _attend(  # type: ignore[no-untyped-def]
             scores = np.empty((padded, width), np.float32)
             sums = np.empty((padded, dim), np.float32)
             for kv_head in range(kv_heads):
+                unit += 1
+                if unit % workers != worker:
+                    continue
                 for x in range(queries):
                     for i in range(dim):
                         q[x, i] = _load(qkv[row + first + x % n, kv_head * group + x // n, i]) * scale
@@ -310,6 +318,44 @@ def _attend(  # type: ignore[no-untyped-def]
         table_at += 8 * used
 
 
+class _Team:
+    """Runs `_attend` on the OpenMP threads that torch multiplies on; on the caller's where there are none to be had."""
+
+    def __init__(self) -> None:
+        try:
+            openmp = ctypes.CDLL("libgomp.so.1")  # torch's own: it is loaded already, and found by its name
+            own, all_ = openmp.omp_get_thread_num, openmp.omp_get_num_threads
+            self._start = openmp.GOMP_parallel
+        except (OSError, AttributeError):  # another OpenMP, or none
+            self._entries: dict[Any, Any] = {}
+            return
+        own.argtypes = all_.argtypes = []
+        own.restype = all_.restype = ctypes.c_int
+        self._start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self._start.restype = None
+
+        def entry(kind: Any) -> Any:
+            def run(task: Any) -> None:
+                _attend(_address(task), own(), all_(), kind)
+
+            return cfunc(types.void(types.voidptr))(run)
+
+        self._entries = {dtype: entry(kind) for dtype, kind in _KINDS.items()}
+
+    def attend(self, task: Any, dtype: torch.dtype, work: int) -> None:
+        """Attend, on as many threads as the work is worth."""
+        workers = torch.get_num_threads()
+        if work < ALONE or workers == 1 or not self._entries:
+            _attend(task.ctypes.data, 0, 1, _KINDS[dtype])
+        else:
+            self._start(self._entries[dtype].address, task.ctypes.data, workers, 0)
+
+
+@functools.cache
+def _team() -> _Team:
+    return _Team()
+
+
 class NumbaOps:
     """`DecoderOps` for float32 and bfloat16 on a CPU; head_dim a multiple of `LANES`."""
 
@@ -317,6 +363,7 @@ class NumbaOps:
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
+        self._team = _team()
 
     def add_rms_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
@@ -346,11 +393,13 @@ class NumbaOps:
         kind = _KINDS[qkv.dtype]
         tables, starts, counts = batch.addresses.ctypes.data, batch.starts.ctypes.data, batch.counts.ctypes.data
         sight = 0 if batch.sight is None else batch.sight.ctypes.data
-        shape = (len(batch.starts), heads, kv_heads, head_dim, offset, size, rows, kind)
+        shape = (len(batch.starts), heads, kv_heads, head_dim, offset, size, rows)
         cos, sin = rope
         out = qkv.new_empty(rows, heads * head_dim)
-        _rotate_and_write(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), tables, starts, counts, *shape)
-        _attend(qkv.data_ptr(), out.data_ptr(), tables, starts, counts, sight, *shape)
+        _rotate_and_write(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), tables, starts, counts, *shape, kind)
+        task = np.array((qkv.data_ptr(), out.data_ptr(), tables, starts, counts, sight, *shape), dtype=np.int64)
+        work = heads * head_dim * int(np.dot(batch.counts, batch.starts + batch.counts))
+        self._team.attend(task, qkv.dtype, work)
         return out
 
 

@@ -191,6 +191,24 @@ def test_a_refusal_does_not_end_the_conversation(url: str, fake: Fake, monkeypat
     assert [len(body["messages"]) for body in fake.asked] == [1, 1]  # the refused question is forgotten
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "http://[::1", "http://host:0", "ftp://host", "http://"])
+def test_a_url_that_cannot_be_one_is_named(url: str) -> None:
+    with pytest.raises(RequestError, match="--url"):
+        Client(url)
+
+
+def test_what_cannot_be_sent_does_not_end_the_conversation(
+    url: str, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines(monkeypatch, "caf\udce9", "hi")  # a byte that is not UTF-8, as Python reads it from a terminal
+    console, out = plain()
+    assert chat(url, console=console) == 0
+    assert "error: the request cannot be written as JSON" in out.getvalue()
+    assert [body["messages"][-1]["content"] for body in fake.asked] == ["hi"]
+    with Client(url) as client, pytest.raises(RequestError, match="cannot be written"):
+        list(client.chat("m", [], temperature=float("nan"), max_tokens=None))
+
+
 def test_errors_of_the_server_are_ours(url: str) -> None:
     with pytest.raises(RequestError, match="max_tokens: too many") as refused:
         chat(url, once="refuse", console=plain()[0])

@@ -85,6 +85,14 @@ def test_serve_joins_the_ray_that_the_environment_names(
         ("", ["--port", "70000"], "http.port: Input should be less than or equal to 65535 (got 70000)"),
         ("- a list", [], "expected a mapping of settings, got list"),
         ("http: [", [], "is not YAML"),
+        ("http: {port: 1, port: 2}", [], "'port' is given twice"),
+        ("http: {port: true}", [], "http: port: got True; expected <class 'int'>"),
+        ("target: {name: ''}", [], "target.name: String should have at least 1 character"),
+        ("speculation: {deadline_ms: .inf}", [], "speculation.deadline_ms: Input should be"),
+        ("target: {resources: {custom: {a: -1}}}", [], "target.resources.custom.a: Input should be greater"),
+        ("drafters: [{name: plain, kind: ngram}]", [], "the name 'plain' is one of paceline's own"),
+        ("drafters: [{name: a, kind: none}]", [], "drafters.0 (a): kind: 'none' is not a drafter kind"),
+        ("drafters: [{name: a, kind: ngram, options: {x: 1}}]", [], "drafters.0 (a): options.x"),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -99,6 +107,13 @@ def test_wrong_settings_are_one_line(
 def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "no-such.yaml"]) == 2
     assert "no-such.yaml: cannot be read (No such file or directory)" in failure(capsys)
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "latin.yaml").write_bytes("target: {name: caf\u00e9}".encode("latin-1"))
+    for path in (str(tmp_path / "latin.yaml"), "no\0path"):
+        assert cli.main(["serve", path]) == 2
+        assert "cannot be read as UTF-8" in failure(capsys)
 
 
 def test_a_taken_port_is_refused_before_anything_heavy(

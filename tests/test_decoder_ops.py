@@ -9,6 +9,7 @@ Which bug each regime of attention catches:
     long prompt     more rows than are attended together, the future not masked
     tree            rows that may not see each other; beside a prompt, whose rows all see the past
     one head        groups of one; group of five: rows that do not fill the kernel's four
+Threads share the work bit for bit: a share that is left out or done by two shows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from paceline.kernels import decoder_numba
 from paceline.kernels.decoder_numba import NumbaOps
 from paceline.kernels.decoder_ops import BLOCK, DecoderOps, PagedBatch, decoder_ops
 from paceline.kernels.decoder_torch import TorchOps, rotate
@@ -147,6 +149,15 @@ def test_attention_is_the_definition(regime: str, dtype: str, ops: DecoderOps) -
     torch.testing.assert_close(attended.double(), by_definition(case), atol=bound, rtol=bound)
     for before, after in zip(untouched, case.held(0), strict=True):
         assert torch.equal(before.nan_to_num(), after.nan_to_num())  # the other layer's part
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_threads_share_the_work(regime: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Case(REGIMES[regime], torch.bfloat16).attend(TWIN)
+    monkeypatch.setattr(decoder_numba, "ALONE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: workers)
+    assert torch.equal(Case(REGIMES[regime], torch.bfloat16).attend(TWIN), alone)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -82,7 +82,7 @@ def test_a_resumed_seeded_text_goes_on_as_it_would_have() -> None:
     sampling = Sampling(temperature=1.0, seed=5)
     with rig(model, crowd(model)) as made:
         whole = made.submit([4, 2], 50, sampling=sampling).wait()
-        rest = made.submit([4, 2, *whole[:21]], 29, sampling=sampling, resumed=21).wait()
+        rest = made.submit([4, 2, *whole[:21]], 29, sampling=sampling).wait()
     assert whole[21:] == rest
 
 
@@ -277,6 +277,13 @@ class OneSidedBoard(EvenBoard):
         return {"fast": 1.0, "slow": 0.0}
 
 
+class NobodysBoard(EvenBoard):
+    """No weight on anyone."""
+
+    def weights(self, seq: int) -> Mapping[str, float]:
+        return dict.fromkeys(("a", "b", "c"), 0.0)
+
+
 class SlowHost(GuessHost):
     """Takes its time over drafts, and counts the sequences it was told of."""
 
@@ -287,6 +294,21 @@ class SlowHost(GuessHost):
         if batch.proposes:
             time.sleep(2 * SLOW_MS / 1e3)
         return super().handle(batch)
+
+
+def test_where_no_drafter_has_weight_or_is_fast_one_follows_not_all() -> None:
+    model = TableModel(vocab_size=12)
+    hosts = {name: SlowHost(model, 0.3) for name in ("a", "b", "c")}
+    made = Rig(model, hosts, EngineLimits(evaluation_share=0.0, max_context=256))
+    made.board = NobodysBoard(list(hosts))
+    made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    for _ in range(12):
+        made.submit([1, 2, 3], 3).wait()
+    made.engine.stop()
+    thread.join(10)
+    assert sum(host.opened for host in hosts.values()) == 12
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (1.0, 40, 40), (0.25, 2, 22)])

@@ -68,9 +68,20 @@ def test_the_target_dies_in_mid_stream_and_the_text_goes_on(live: ServedProcess,
     on_event, pids = kill_at(live, 5, "target")
     text, events = stream(live, PROMPT, on_event, max_tokens=TOKENS, stream_options={"include_usage": True})
     assert text == expected, "nothing is lost, nothing is said twice"
-    assert events[-1]["usage"] == ask(live, PROMPT, max_tokens=TOKENS)["usage"]
+    usage, plain = events[-1]["usage"], ask(live, PROMPT, max_tokens=TOKENS)["usage"]
+    assert usage["total_tokens"] == plain["total_tokens"]
+    assert usage["completion_tokens"] == plain["completion_tokens"]
     assert actor(live, "target")["pid"] != pids["target"]
     live.wait_for_drafters(set(DRAFTERS), 60)
+
+
+def test_the_ingress_dies_and_its_generations_end(live: ServedProcess) -> None:
+    """Nobody cancels them: the target has to notice."""
+    on_event, _ = kill_at(live, 5, "ingress")
+    with pytest.raises(httpx.TransportError):
+        stream(live, PROMPT, on_event, max_tokens=2000)
+    wait_until(lambda: httpx.get(f"{live.url}/ready", timeout=10).status_code == 200, 60, "the ingress is back")
+    wait_until(lambda: live.status()["running"] == 0, 15, "the target decodes for nobody")
 
 
 def test_with_all_drafters_dead_it_decodes_plainly_and_says_so(live: ServedProcess, expected: str) -> None:

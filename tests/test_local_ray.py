@@ -20,12 +20,14 @@ import psutil
 import pytest
 
 from paceline.actors.errors import ConfigError, NotReady
+from paceline.cluster import local_ray
 from paceline.cluster.config import parse_config
 from paceline.cluster.http_port import check_port
 from paceline.cluster.joined_ray import JoinedRay
 from paceline.cluster.local_ray import connecting
 from paceline.cluster.serve_command import with_absolute_folders
 from paceline.cluster.served_process import ServedProcess
+from paceline.cluster.stop_signals import StopSignals
 
 TRIVIAL = Path(__file__).parent / "trivial_cluster.py"
 # Another program with a Ray of its own. It answers each line with the result of a task and its number of named actors.
@@ -261,6 +263,41 @@ def test_connecting_keeps_our_handler_and_folder(tmp_path: Path) -> None:
     assert os.getcwd() == folder
 
 
+def test_a_signal_while_ray_starts_is_remembered(tmp_path: Path) -> None:
+    """Ray's own handler catches it; ours must know, or the second signal would count as the first."""
+
+    def ray_is_told_to_end() -> None:
+        with connecting(tmp_path):
+            raise SystemExit(15)
+
+    with StopSignals(lambda: None) as signals:
+        with pytest.raises(KeyboardInterrupt):
+            ray_is_told_to_end()
+        assert signals.number == signal.SIGTERM
+
+
+def test_folders_of_killed_processes_are_swept(tmp_path: Path) -> None:
+    own = psutil.Process()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    folders = {
+        "paceline-mine": f"{own.pid} {own.create_time()}",
+        "paceline-dead": f"{gone.pid} 1.0",
+        "paceline-reused": f"{own.pid} 1.0",  # another process of that number
+        "paceline-strange": "?",
+        "other-dead": f"{gone.pid} 1.0",
+    }
+    for name, owner in folders.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "owner").write_text(owner)
+    (tmp_path / "paceline-logs").mkdir()
+    local_ray._sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, "paceline-logs"} - {
+        "paceline-dead",
+        "paceline-reused",
+    }
+
+
 def test_model_folders_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
@@ -269,3 +306,5 @@ def test_model_folders_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.
     assert config.target.model == str(tmp_path / "small")
     assert config.drafters[0].options == {"model": str(tmp_path / "small")}
     assert with_absolute_folders(parse_config({"target": {"model": "org/name"}})).target.model == "org/name"
+    (tmp_path / "embedded").mkdir()
+    assert with_absolute_folders(parse_config({})).target.model == "embedded", "the default is not a folder's name"

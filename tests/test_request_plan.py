@@ -69,3 +69,9 @@ async def test_tokens_are_handed_over_one_by_one_where_someone_reads_along(token
     assert not (await planned(tokenizer, prompt="the fox")).streamed
     assert (await planned(tokenizer, prompt="the fox", stream=True)).streamed
     assert (await planned(tokenizer, prompt="the fox", stop=["dog"])).streamed, "a stop string is found in the text"
+
+
+async def test_a_draft_longer_than_the_clusters_is_refused(tokenizer: ChatTokenizer) -> None:
+    assert (await planned(tokenizer, prompt="a", paceline={"max_draft": 7})).max_draft == 7
+    with pytest.raises(RefusedRequest, match="max_draft: 8; this cluster drafts at most 7"):
+        await planned(tokenizer, prompt="a", paceline={"max_draft": 8})
