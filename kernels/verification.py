@@ -1,11 +1,10 @@
 """Verification: which drafted tokens stand, and the token that follows them.
 
-Two ops on ragged batches: `verify_exact` (greedy or seeded sequences: a draft stands while it equals the target's own
-choice) and `verify_chains` (rejection sampling: the output follows the target's law p exactly, whatever the drafter's
-law q). The one idea: all randomness comes in as tensors, so both are pure functions, their torch and Triton twins agree
-on every id, and a request's seed reproduces its output. The speculative round calls them, once per round each.
+Rejection sampling of a ragged batch of chains: the output follows the target's law p exactly, whatever the drafter's
+law q. The one idea: all randomness comes in as tensors, so the op is a pure function, and its torch and Triton twins
+agree on every id. The speculative round calls it once, for all sequences that are sampled without a seed.
 
-Layout, in both: the drafts of all sequences lie one after the other, `lengths[b]` of them for sequence b. The target's
+Layout: the drafts of all sequences lie one after the other, `lengths[b]` of them for sequence b. The target's
 rows lie likewise, `lengths[b] + 1` of them: row i is the target's word on draft i, and the last one is the bonus.
 """
 
@@ -17,29 +16,6 @@ from paceline.kernels.dispatch import FLOATS, IDS, Rule, check_operand, check_ru
 from paceline.kernels.law import race_scores
 
 Verified = tuple[torch.Tensor, torch.Tensor]
-
-
-def verify_exact(target_ids: torch.Tensor, draft_ids: torch.Tensor, lengths: torch.Tensor) -> Verified:
-    """Accept the leading drafts that equal the target's own choice.
-
-    Args:
-        target_ids: [drafts + batch] int64, the target's choice at each row.
-        draft_ids: [drafts] int64.
-        lengths: [batch] int64, drafts per sequence; 0 decodes plainly.
-
-    Returns:
-        accepted [batch] int64, and next_ids [batch] int64: the target's choice at the first mismatch, or the bonus.
-
-    Raises:
-        ValueError: an operand's shape, dtype or device is wrong, or the lengths do not add up.
-        ImportError: the operands are on a CUDA device and Triton is not installed.
-    """
-    rule = _check_layout(target_ids.shape[0], draft_ids, lengths)
-    check_operand("target_ids", target_ids, (torch.int64,), (None,), draft_ids.device)
-    check_rules([rule])
-    twin = triton_twin("verification", draft_ids)
-    verified: Verified = (twin.verify_exact_triton if twin else verify_exact_torch)(target_ids, draft_ids, lengths)
-    return verified
 
 
 def verify_chains(
@@ -102,15 +78,6 @@ def verify_chains(
     return verified
 
 
-def verify_exact_torch(target_ids: torch.Tensor, draft_ids: torch.Tensor, lengths: torch.Tensor) -> Verified:
-    """Reference of `verify_exact`, without its checks."""
-    first, owner = _ragged(lengths, draft_ids.shape[0])
-    draft_rows = torch.arange(draft_ids.shape[0], device=lengths.device) + owner
-    accepted = _leading(draft_ids == target_ids[draft_rows], lengths, first, owner)
-    batch = torch.arange(lengths.shape[0], device=lengths.device)
-    return accepted, target_ids[first + batch + accepted]
-
-
 def verify_chains_torch(
     p: torch.Tensor,
     draft_ids: torch.Tensor,
@@ -142,7 +109,7 @@ def verify_chains_torch(
 
 
 def _check_layout(rows: int, draft_ids: torch.Tensor, lengths: torch.Tensor) -> Rule:
-    """Check what both ops share; the rule on the values of `lengths` is returned, to be read back with others."""
+    """Check the layout; the rule on the values of `lengths` is returned, to be read back with others."""
     check_operand("draft_ids", draft_ids, (torch.int64,), (None,), draft_ids.device)
     check_operand("lengths", lengths, (torch.int64,), (None,), draft_ids.device)
     drafts, batch = draft_ids.shape[0], lengths.shape[0]

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator, no-untyped-call"
 # (Triton ships no types, and a kernel's arguments are pointers and numbers that only its compiler types.)
-"""Triton twins of `verify_exact_torch` and `verify_chains_torch`: one program per sequence, one launch each.
+"""Triton twin of `verify_chains_torch`: one program per sequence, one launch.
 
-The twins give the same ids as the references, bit for bit: the only arithmetic that decides is one product, one
-difference and one correctly rounded quotient per token. Neither waits for the device. The dispatcher in `verification`
-has checked the operands; a stray id would still not be read or written.
+It gives the same ids as the reference, bit for bit: the only arithmetic that decides is one product, one difference
+and one correctly rounded quotient per token. It does not wait for the device. The dispatcher in `verification` has
+checked the operands; a stray id would still not be read or written.
 """
 
 from __future__ import annotations
@@ -36,23 +36,6 @@ def _lead(weight, noise, first, best, winner):
     top, place = tl.max(scores, axis=0, return_indices=True)
     ahead = top > best
     return tl.where(ahead, top, best), tl.where(ahead, first + place, winner)
-
-
-@triton.jit
-def exact_kernel(target_ids, draft_ids, lengths, accepted, next_ids, block: tl.constexpr):
-    """Sequence b: the first place where draft and target differ, and the target's choice there."""
-    sequence = tl.program_id(0)
-    start = _first_draft(lengths, sequence, block)
-    length = tl.load(lengths + sequence)
-    end = length
-    for first in range(0, length, block):
-        place = first + tl.arange(0, block)
-        inside = place < length
-        draft = tl.load(draft_ids + start + place, mask=inside, other=0)
-        target = tl.load(target_ids + start + sequence + place, mask=inside, other=0)
-        end = tl.minimum(end, tl.min(tl.where(draft != target, place, length), axis=0))
-    tl.store(accepted + sequence, end)
-    tl.store(next_ids + sequence, tl.load(target_ids + start + sequence + end))
 
 
 @triton.jit
@@ -112,25 +95,6 @@ def chains_kernel(
         fallback_best, fallback = _lead(law, noise, first, fallback_best, fallback)
     tl.store(accepted + sequence, end)
     tl.store(next_ids + sequence, tl.where(best > 0.0, winner, fallback))
-
-
-def verify_exact_triton(
-    target_ids: torch.Tensor, draft_ids: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Twin of `verification.verify_exact_torch`, with the same arguments and results."""
-    accepted, next_ids = torch.empty_like(lengths), torch.empty_like(lengths)
-    if lengths.shape[0]:
-        with torch.cuda.device_of(lengths):
-            exact_kernel[(lengths.shape[0],)](
-                target_ids.contiguous(),
-                draft_ids.contiguous(),
-                lengths.contiguous(),
-                accepted,
-                next_ids,
-                block=_LENGTHS_BLOCK,
-                enable_fp_fusion=False,
-            )
-    return accepted, next_ids
 
 
 def verify_chains_triton(

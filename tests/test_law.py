@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from paceline.kernels import law
-from paceline.kernels.law import position_noise, race, sampling_law, top_width
+from paceline.kernels.law import likeliest, position_noise, race, sampling_law, top_width
 
 Settings = list[tuple[float, int, float]]
 
@@ -206,3 +206,18 @@ def test_race_at_its_edges() -> None:
     assert race(p, torch.tensor([0.0, 1.0, 0.0, 0.0])).tolist() == [2]  # no noise can make an impossible token win
     assert race(torch.zeros(1, 4), torch.ones(1, 4)).tolist() == [0]
     assert race(torch.tensor([[0.1, torch.nan, 0.3]]), torch.ones(3)).tolist() == [2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocab", [1, 7, 1024, 1025, 49_152])
+def test_the_likeliest_id_is_the_lowest_of_equals(vocab: int, dtype: torch.dtype) -> None:
+    noise = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(40, vocab, generator=noise).to(dtype)  # many ties in 16 bits
+    logits[3] = -torch.inf
+    logits[4] = -torch.inf
+    logits[4, vocab // 2] = -1e4
+    logits[5] = 0.0
+    logits[6] = -0.0
+    logits[6, -1] = 0.0
+    for rows in (logits, logits[:, : max(1, vocab // 2)]):  # the second is not contiguous
+        assert likeliest(rows).tolist() == [row.index(max(row)) for row in rows.tolist()]

@@ -28,8 +28,6 @@ from paceline.kernels.law import top_width
 from paceline.kernels.verification import (
     verify_chains,
     verify_chains_torch,
-    verify_exact,
-    verify_exact_torch,
 )
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -244,52 +242,6 @@ def test_an_unfit_law_still_gives_an_id(twin: str) -> None:
     assert_same(verify(*on_device(case)), (torch.tensor([0, 0]), torch.tensor([0, 0])))
 
 
-# ---------------------------------------------------------------- exact match
-
-
-def exact_case(lengths: list[int], agreement: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    noise = torch.Generator().manual_seed(seed)
-    target: list[int] = []
-    draft: list[int] = []
-    for length in lengths:
-        choice = torch.randint(0, 50_000, (length + 1,), generator=noise)
-        agrees = torch.rand(length, generator=noise) < agreement
-        target += choice.tolist()
-        draft += torch.where(agrees, choice[:-1], choice[:-1] + 1).tolist()
-    as_ids = (torch.tensor(ids, dtype=torch.int64) for ids in (target, draft, lengths))
-    return tuple(as_ids)  # type: ignore[return-value]
-
-
-EXACT = {
-    "ragged": ([5, 0, 1, 7, 2], 0.7),
-    "all accepted": ([3, 6, 1], 1.0),
-    "all rejected": ([3, 6, 1], 0.0),
-    "plain": ([0, 0, 0], 0.5),
-    "long batch": ([1, 0, 3] * 200, 0.6),
-    "long draft": ([700, 3], 0.998),
-    "no sequences": ([], 0.5),
-}
-
-
-@pytest.mark.parametrize("regime", EXACT)
-def test_exact_twin_agrees_with_reference_and_definition(regime: str) -> None:
-    from paceline.kernels.verification_triton import verify_exact_triton
-
-    lengths, agreement = EXACT[regime]
-    target_ids, draft_ids, per_sequence = exact_case(lengths, agreement)
-    expected: list[tuple[int, int]] = []
-    row = start = 0
-    for length in lengths:
-        target, draft = target_ids[row : row + length + 1].tolist(), draft_ids[start : start + length].tolist()
-        count = next((i for i in range(length) if draft[i] != target[i]), length)
-        expected.append((count, target[count]))
-        row, start = row + length + 1, start + length
-    definition = tuple(torch.tensor([pair[i] for pair in expected], dtype=torch.int64) for i in (0, 1))
-    operands = [operand.to(DEVICE) for operand in (target_ids, draft_ids, per_sequence)]
-    for verify in (verify_exact, verify_exact_torch, verify_exact_triton):
-        assert_same(verify(*operands), definition)  # type: ignore[arg-type]
-
-
 # ---------------------------------------------------------------- bad operands, and the dispatcher
 
 
@@ -329,11 +281,10 @@ def test_bad_operands_are_refused_by_name(field: str, change: dict[str, torch.Te
         verify_chains(*good._replace(**change))
 
 
-def test_exact_refuses_lengths_that_do_not_add_up() -> None:
+def test_lengths_that_do_not_add_up_are_refused() -> None:
+    good = chains([2, 1], 6, 2, seed=1)
     with pytest.raises(ValueError, match=r"^lengths: expected .* a sum of 3 drafts, got values from 1 to 3"):
-        verify_exact(torch.zeros(5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), torch.tensor([1, 3]))
-    with pytest.raises(ValueError, match=r"^rows: expected 3 drafts \+ 2 sequences = 5, got 4"):
-        verify_exact(torch.zeros(4, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), torch.tensor([1, 2]))
+        verify_chains(*good._replace(lengths=torch.tensor([1, 3])))
 
 
 class _OnGpu:
@@ -357,11 +308,9 @@ def test_dispatcher_picks_the_twin_by_device_and_names_the_remedy(monkeypatch: p
 
 
 @pytest.mark.gpu
-def test_full_size_twins_agree() -> None:
-    from paceline.kernels.verification_triton import verify_chains_triton, verify_exact_triton
+def test_full_size_twin_agrees() -> None:
+    from paceline.kernels.verification_triton import verify_chains_triton
 
     for vocab, width, seed in ((128_256, 64, 1), (49_152, 1, 2), (151_936, 256, 3)):
         case = on_device(chains([7, 0, 3, 5] * 8, vocab, width, seed=seed))
         assert_same(verify_chains_triton(*case), verify_chains_torch(*case))
-    operands = [operand.cuda() for operand in exact_case([7, 0, 3, 5] * 256, 0.8)]
-    assert_same(verify_exact_triton(*operands), verify_exact_torch(*operands))  # type: ignore[arg-type]
