@@ -99,7 +99,7 @@ class DraftLength:
         self._tokens = 0.0
         self._ms = 0.0
 
-    def choose(self, seq: int, drafter: str, most: int, batch: int) -> int:
+    def choose(self, seq: int, drafter: str, most: int, batch: int, ready: int = 0) -> int:
         """Tokens to ask a drafter for.
 
         Args:
@@ -107,6 +107,7 @@ class DraftLength:
             drafter: Who would draft.
             most: The longest draft that may be asked for.
             batch: Sequences that decode in this round.
+            ready: Tokens that it has drafted already, which nobody waits for.
 
         Returns:
             0 to `most`; 0 decodes plainly.
@@ -122,7 +123,8 @@ class DraftLength:
             chance *= alpha
             tokens += chance
             more_ms = ((self._verify.at(batch * (1 + count)) or plain_ms) - plain_ms) / batch
-            gain = share * (tokens - rate * more_ms) - rate * (worth.time.at(count) or 0.0) / batch
+            wait_ms = 0.0 if count <= ready else worth.time.at(count) or 0.0
+            gain = (1.0 if ready else share) * (tokens - rate * more_ms) - rate * wait_ms / batch
             if gain > best:
                 best, length = gain, count
         own = worth.own.setdefault(seq, _Record())

@@ -16,20 +16,21 @@ from collections import deque
 from dataclasses import dataclass, replace
 from random import Random
 
+from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.draft_length import DraftLength
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import SequenceOpened
 from paceline.actors.ports import DrafterPool, WeightsBoard
-from paceline.actors.round import Setup, speculative_round
+from paceline.actors.round import speculative_round
+from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Listener, Sequence
 from paceline.actors.tracer import span
 from paceline.kernels.decoder_ops import BLOCK
 
 logger = logging.getLogger(__name__)
 
-SLOW_MS = 5.0  # a drafter that usually takes longer is not evaluated on every sequence
 _IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that links are up before they are needed
 
 

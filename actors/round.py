@@ -9,41 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
-from dataclasses import dataclass
-from random import Random
 
-from paceline.actors.causal_model import CausalModel, Step
-from paceline.actors.draft_length import DraftLength
-from paceline.actors.drafter_choice import draw_drafter
+from paceline.actors.arm_choice import ask_length, carried_tokens, choose_arm
+from paceline.actors.carried_draft import carry, first_tokens
+from paceline.actors.causal_model import Step
 from paceline.actors.generation import Chunk
 from paceline.actors.messages import Draft, SequenceRound
-from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.prefill import share_prefill
+from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
 from paceline.actors.tracer import span
 from paceline.actors.verdict import Verdict, judge
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """What a sequence plays in a round: a drafter and how many tokens it may draft."""
-
-    drafter: str
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What an engine's rounds are played with. `lengths` None drafts as long as `max_draft` allows."""
-
-    model: CausalModel
-    pool: DrafterPool
-    board: WeightsBoard
-    lengths: DraftLength | None
-    max_draft: int
-    max_prefill: int
-    chance: Random
 
 
 def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]:
@@ -65,16 +41,21 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     # choose: an arm per sequence, from the newest weights this target holds
     with span("choose"):
         usable = pool.usable()
-        arms = {s.seq: arm for s in ready if (arm := _choose(s, setup, usable, len(ready))) is not None}
+        arms = {s.seq: arm for s in ready if (arm := choose_arm(s, setup, usable, len(ready))) is not None}
 
     # draft: all chosen drafters at once, each with its own deadline
     asks = defaultdict(list)
+    whole: dict[int, Draft] = {}
     for sequence in ready:
         if (arm := arms.get(sequence.seq)) is not None:
-            asks[arm.drafter].append((sequence, arm.length))
+            if arm.length <= carried_tokens(sequence, arm.drafter) and sequence.carried is not None:
+                whole[sequence.seq] = sequence.carried.draft
+            else:
+                asks[arm.drafter].append((sequence, ask_length(sequence, arm, pool)))
     with span("draft", drafters=len(asks)):
         answer = pool.propose(asks)
-    drafts = answer.by_seq
+    whole |= answer.by_seq
+    drafts = {seq: first_tokens(draft, arms[seq].length) for seq, draft in whole.items()}
 
     # verify: one forward over every sequence's last token and its draft
     asked = time.perf_counter()
@@ -94,6 +75,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     for sequence, verdict, length in zip(ready, verdicts, lengths, strict=True):
         drafter = arms[sequence.seq].drafter if length else ""
         chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length)
+        sequence.carried = carry(drafter, whole[sequence.seq], chunk.token_ids) if length else None
         if sequence.generation.speculate:
             rounds.append(SequenceRound(sequence.seq, len(sequence.tokens), drafter, chunk.drafted, chunk.accepted))
         if setup.lengths is not None and (arm := arms.get(sequence.seq)) is not None:
@@ -107,16 +89,6 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         tokens = sum(len(verdict.tokens) for verdict in verdicts)
         setup.lengths.timed(answer.timings, verify_ms, positions, tokens, (ended - began) * 1e3)
     return [chunks.get(s.seq) for s in batch]
-
-
-def _choose(sequence: Sequence, setup: Setup, usable: Collection[str], batch: int) -> Arm | None:
-    """The sequence's arm: a drafter by weight, and as many tokens as are worth drafting. None decodes plainly."""
-    most = sequence.draft_limit(setup.max_draft)
-    drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
-    if drafter is None:
-        return None
-    length = most if setup.lengths is None else setup.lengths.choose(sequence.seq, drafter, most, batch)
-    return Arm(drafter, length) if length else None
 
 
 def _step(sequence: Sequence, draft: Draft | None) -> Step:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from paceline.actors.carried_draft import CarriedDraft
 from paceline.actors.causal_model import Cache
 from paceline.actors.errors import PacelineError
 from paceline.actors.generation import Chunk, FinishReason, Generation
@@ -35,6 +36,7 @@ class Sequence:
         self.prompt_tokens = len(generation.prompt)
         self.cached_tokens = cache.length
         self.finished: FinishReason | None = None
+        self.carried: CarriedDraft | None = None
         self.noise = torch.Generator()
         self.noise.seed()
         self._laws: list[Laws] = []

@@ -1,0 +1,64 @@
+"""What a sequence plays in a round: a drafter, drawn by the newest weights, and how many of its tokens are verified."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from paceline.actors.ports import DrafterPool, WeightsBoard
+from paceline.actors.round_setup import Setup
+from paceline.actors.sequence import Sequence
+
+SLOW_MS = 5.0  # a drafter that usually takes longer drafts for one round only, and follows a sample of sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A drafter, and how many of its tokens are verified."""
+
+    drafter: str
+    length: int
+
+
+def choose_arm(sequence: Sequence, setup: Setup, usable: Collection[str], batch: int) -> Arm | None:
+    """The arm of a sequence in a round of `batch` sequences; None decodes plainly."""
+    most = sequence.draft_limit(setup.max_draft)
+    drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
+    if drafter is None:
+        return None
+    length = most
+    if setup.lengths is not None:
+        length = setup.lengths.choose(sequence.seq, drafter, most, batch, carried_tokens(sequence, drafter))
+    return Arm(drafter, length) if length else None
+
+
+def carried_tokens(sequence: Sequence, drafter: str) -> int:
+    """How many tokens of a drafter are at hand."""
+    carried = sequence.carried
+    return len(carried.draft.tokens) if carried is not None and carried.drafter == drafter else 0
+
+
+def ask_length(sequence: Sequence, arm: Arm, pool: DrafterPool) -> int:
+    """How many tokens to ask for: of a drafter that answers at once also the bonus and the next round's draft."""
+    if (pool.draft_ms(arm.drafter) or SLOW_MS) >= SLOW_MS:
+        return arm.length
+    return min(2 * arm.length + 1, sequence.remaining - 1)
+
+
+def draw_drafter(
+    sequence: Sequence, board: WeightsBoard, pool: DrafterPool, usable: Collection[str], chance: Random
+) -> str | None:
+    """Draw a drafter by weight among those that can be asked for this sequence; None where there is none."""
+    weights: Mapping[str, float] = board.weights(sequence.seq)
+    names = [
+        name
+        for name in usable
+        if (not sequence.drafters or name in sequence.drafters) and pool.serves(name, sequence.seq)
+    ]
+    shares = [weights.get(name, 0.0) for name in names]
+    if not any(shares):
+        if not names or not sequence.generation.drafters:
+            return None
+        shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
+    return chance.choices(names, shares)[0]

@@ -1,0 +1,23 @@
+"""What an engine's rounds are played with. `engine` makes one; `round` and `arm_choice` read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from paceline.actors.causal_model import CausalModel
+from paceline.actors.draft_length import DraftLength
+from paceline.actors.ports import DrafterPool, WeightsBoard
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an engine's rounds are played with. `lengths` None drafts as long as `max_draft` allows."""
+
+    model: CausalModel
+    pool: DrafterPool
+    board: WeightsBoard
+    lengths: DraftLength | None
+    max_draft: int
+    max_prefill: int
+    chance: Random
