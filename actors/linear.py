@@ -24,6 +24,11 @@ _LEVELS = 15  # steps from the smallest of 16 values to the largest
 class Linear(Protocol):
     """x [rows, in] -> [rows, out], in the dtype of x."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes read by a multiplication."""
+        ...
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
         ...
@@ -35,6 +40,11 @@ class DenseLinear:
 
     weight: torch.Tensor  # [out, in]
     bias: torch.Tensor | None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes read by a multiplication."""
+        return self.weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
@@ -49,6 +59,11 @@ class Int8Linear:
     scales: torch.Tensor  # [out]
     bias: torch.Tensor | None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes read by a multiplication."""
+        return self.weight.nbytes + self.scales.nbytes
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
         y = torch._weight_int8pack_mm(x, self.weight, self.scales)
@@ -62,6 +77,11 @@ class Int4Linear:
     packed: torch.Tensor  # [out, in / 2] uint8, in the kernel's own order
     scales_and_zeros: torch.Tensor  # [in / GROUP, out, 2]
     bias: torch.Tensor | None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes read by a multiplication."""
+        return self.packed.nbytes + self.scales_and_zeros.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""

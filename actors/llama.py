@@ -89,6 +89,14 @@ class Llama:
         block = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.pool = KVPool(block, None if kv_tokens is None else -(-kv_tokens // BLOCK), share=kv_tokens is not None)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a forward reads, whatever the number of positions (an embedding's row is nothing)."""
+        linears = [self._head]
+        for layer in self._layers:
+            linears += [layer.qkv, layer.output, layer.gate_up, layer.down]
+        return sum(linear.weight_bytes for linear in linears)
+
     def new_cache(self, prompt: Sequence[int] = ()) -> LlamaCache:
         """A cache that grows as needed, holding the beginning of `prompt` that the pool knows."""
         return LlamaCache(self.pool, self.max_positions, prompt)

@@ -2,7 +2,8 @@
 
 All of them are the same running cluster: a request's `paceline` field picks one. For every prompt the arms follow one
 another in an order that rotates, so that the machine's drift falls on all alike. Tokens are those of the replies'
-`usage`. The suffix drafter's memory of earlier outputs is switched off, or the second repetition would be read from it.
+`usage`. Nothing is kept of earlier requests (the suffix drafter's memory, the target's shared prefixes), or the second
+repetition would be read from there.
 
     python benchmarks/bench_serve.py --repeats 5
     python benchmarks/bench_serve.py --concurrency 8        # the prompts eight at a time
@@ -49,10 +50,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
     options = parser.parse_args()
     source = provenance()  # now: the tree may change while it runs
-    document = yaml.safe_load(options.config.read_text())
-    for drafter in document["drafters"]:
-        if drafter["kind"] == "suffix":
-            drafter["options"] = {**drafter.get("options", {}), "memory_tokens": 0}
+    document = measured_document(options.config)
     prompts = take(read_prompts(options.prompts), options.limit)
     arms: dict[str, dict[str, Any]] = {"plain": {"enabled": False}}
     drafters = [drafter["name"] for drafter in document["drafters"]]
@@ -66,6 +64,16 @@ def main() -> None:
         runs = measure(served.url, model, prompts, arms, options)
         memory_mib = cluster_memory_mib(served.pid)
     report(runs, prompts, list(arms), options, {"cluster_memory_mib": memory_mib, **source})
+
+
+def measured_document(config: Path) -> dict[str, Any]:
+    """A configuration that keeps nothing of earlier requests: a prompt that comes again costs what it cost."""
+    document: dict[str, Any] = yaml.safe_load(config.read_text())
+    document.setdefault("target", {})["prefix_cache_tokens"] = 0
+    for drafter in document["drafters"]:
+        if drafter["kind"] == "suffix":
+            drafter["options"] = {**drafter.get("options", {}), "memory_tokens": 0}
+    return document
 
 
 def take(prompts: list[Prompt], limit: int | None) -> list[Prompt]:
