@@ -52,6 +52,20 @@ class DenseLinear:
 
 
 @dataclass(frozen=True, slots=True)
+class FewRowsLinear(DenseLinear):
+    """The same on a CPU in bfloat16, where a few rows have a kernel of their own."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        from paceline.kernels.linear_numba import MOST_ROWS, multiply
+
+        if len(x) > MOST_ROWS:
+            return F.linear(x, self.weight, self.bias)
+        y = multiply(x, self.weight)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+@dataclass(frozen=True, slots=True)
 class Int8Linear:
     """Weights of 8 bits with one scale per output: weight = scale * integer."""
 
@@ -102,6 +116,10 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, quantization: Q
     """
     if quantization not in QUANTIZATIONS:
         raise ModelSourceError(f"quantization: {quantization!r}; expected one of {', '.join(QUANTIZATIONS)}")
+    if quantization == "none" and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
+        from paceline.kernels.linear_numba import fits  # seconds of imports that no CUDA target needs
+
+        return FewRowsLinear(weight, bias) if fits(weight) else DenseLinear(weight, bias)
     if quantization == "none":
         return DenseLinear(weight, bias)
     if weight.device.type != "cpu":

@@ -8,20 +8,16 @@ the values. Compiled code is kept beside this file, or in numba's cache folder, 
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from typing import Any
-
 import numpy as np
 import torch
-from numba import carray, cfunc, types
+from numba import carray
 
 from paceline.kernels.decoder_ops import BLOCK, LANES, PagedBatch
-from paceline.kernels.simd import KINDS, LEAST, ROWS, address, at, compiled, exp, load, multiply_add, store
+from paceline.kernels.simd import KINDS, LEAST, ROWS, at, compiled, exp, load, multiply_add, store
+from paceline.kernels.team import Team
 
 QUERIES = 32  # rows of a prompt attended together: bounds the scores' memory, and skips most of the future
 FEW = 4  # of a draft: so that several workers have something to do
-ALONE = 400_000  # products of queries and keys that one thread does sooner than two have met
 
 
 @compiled(6, 1)
@@ -186,42 +182,7 @@ def _attend(task_at, worker, workers, kind):  # type: ignore[no-untyped-def]
         table_at += 8 * used
 
 
-class _Team:
-    """Runs `_attend` on the OpenMP threads that torch multiplies on; on the caller's where there are none to be had."""
-
-    def __init__(self) -> None:
-        try:
-            openmp = ctypes.CDLL("libgomp.so.1")  # torch's own: it is loaded already, and found by its name
-            own, all_ = openmp.omp_get_thread_num, openmp.omp_get_num_threads
-            self._start = openmp.GOMP_parallel
-        except (OSError, AttributeError):  # another OpenMP, or none
-            self._entries: dict[Any, Any] = {}
-            return
-        own.argtypes = all_.argtypes = []
-        own.restype = all_.restype = ctypes.c_int
-        self._start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self._start.restype = None
-
-        def entry(kind: Any) -> Any:
-            def run(task: Any) -> None:
-                _attend(address(task), own(), all_(), kind)
-
-            return cfunc(types.void(types.voidptr))(run)
-
-        self._entries = {dtype: entry(kind) for dtype, kind in KINDS.items()}
-
-    def attend(self, task: Any, dtype: torch.dtype, work: int) -> None:
-        """Attend, on as many threads as the work is worth."""
-        workers = torch.get_num_threads()
-        if work < ALONE or workers == 1 or not self._entries:
-            _attend(task.ctypes.data, 0, 1, KINDS[dtype])
-        else:
-            self._start(self._entries[dtype].address, task.ctypes.data, workers, 0)
-
-
-@functools.cache
-def _team() -> _Team:
-    return _Team()
+_TEAM = Team(_attend)
 
 
 class NumbaOps:
@@ -229,9 +190,9 @@ class NumbaOps:
 
     name = "numba"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, dtype: torch.dtype) -> None:
         self.reason = reason
-        self._team = _team()
+        _TEAM.prepare(dtype)
 
     def add_rms_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
@@ -267,5 +228,5 @@ class NumbaOps:
         _rotate_and_write(qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), tables, starts, counts, *shape, kind)
         task = np.array((qkv.data_ptr(), out.data_ptr(), tables, starts, counts, sight, *shape), dtype=np.int64)
         work = heads * head_dim * int(np.dot(batch.counts, batch.starts + batch.counts))
-        self._team.attend(task, qkv.dtype, work)
+        _TEAM.run(task, qkv.dtype, work)
         return out

@@ -100,4 +100,4 @@ def decoder_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> Deco
         return TorchOps(f"head_dim {head_dim} is not a multiple of {LANES}")
     from paceline.kernels.decoder_numba import NumbaOps  # seconds of imports that no CUDA target needs
 
-    return NumbaOps(f"{dtype} on a CPU")
+    return NumbaOps(f"{dtype} on a CPU", dtype)

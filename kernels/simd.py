@@ -7,7 +7,7 @@ that define them, under those files' dates: who changes this file has to touch t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,16 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
 from paceline.kernels.decoder_ops import LANES
 
 ROWS = 4  # rows of A in `multiply_add`
 LEAST = np.float32(-87.0)  # e to it is near the least float32
 
-_FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-_FAST = ("fast",)
+FLOAT, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
+FAST = ("fast",)
 
 # `kind`, a zero of the element type, tells float32 (a float32) from bfloat16 (its bits, a uint16): one source, two
 # signatures, which numba's cache on disk can tell apart.
@@ -46,7 +47,7 @@ def address(_: Any, pointer: Any) -> Any:
     """A pointer as an integer."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(args[0], _I64)
+        return builder.ptrtoint(args[0], I64)
 
     return types.int64(pointer), generate
 
@@ -58,7 +59,7 @@ def load(_: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if isinstance(signature.args[0], types.Float):
             return args[0]
-        return builder.bitcast(builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16)), _FLOAT)
+        return builder.bitcast(builder.shl(builder.zext(args[0], I32), ir.Constant(I32, 16)), FLOAT)
 
     return types.float32(value), generate
 
@@ -69,13 +70,13 @@ def rank(_: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if isinstance(signature.args[0], types.Float):
-            bits = builder.bitcast(args[0], _I32)
+            bits = builder.bitcast(args[0], I32)
         else:
-            bits = builder.shl(builder.zext(args[0], _I32), ir.Constant(_I32, 16))
-        sign = builder.ashr(bits, ir.Constant(_I32, 31))
-        rank = builder.xor(bits, builder.and_(sign, ir.Constant(_I32, 0x7FFFFFFF)))
-        minus_zero = builder.icmp_unsigned("==", bits, ir.Constant(_I32, 0x80000000))
-        return builder.select(minus_zero, ir.Constant(_I32, 0), rank)
+            bits = builder.shl(builder.zext(args[0], I32), ir.Constant(I32, 16))
+        sign = builder.ashr(bits, ir.Constant(I32, 31))
+        rank = builder.xor(bits, builder.and_(sign, ir.Constant(I32, 0x7FFFFFFF)))
+        minus_zero = builder.icmp_unsigned("==", bits, ir.Constant(I32, 0x80000000))
+        return builder.select(minus_zero, ir.Constant(I32, 0), rank)
 
     return types.int32(value), generate
 
@@ -87,10 +88,10 @@ def store(_: Any, value: Any, kind: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if isinstance(signature.return_type, types.Float):
             return args[0]
-        bits = builder.bitcast(args[0], _I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        rounded = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
-        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), ir.IntType(16))
+        bits = builder.bitcast(args[0], I32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(I32, 16)), ir.Constant(I32, 1))
+        rounded = builder.add(builder.add(bits, ir.Constant(I32, 0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, ir.Constant(I32, 16)), ir.IntType(16))
 
     return kind(types.float32, kind), generate
 
@@ -100,8 +101,8 @@ def power_of_two(_: Any, exponent: Any) -> Any:
     """2 ** exponent, as float32, from an int32 of -126 to 127."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        biased = builder.add(args[0], ir.Constant(_I32, 127))
-        return builder.bitcast(builder.shl(biased, ir.Constant(_I32, 23)), _FLOAT)
+        biased = builder.add(args[0], ir.Constant(I32, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(I32, 23)), FLOAT)
 
     return types.float32(types.int32), generate
 
@@ -113,13 +114,13 @@ def multiply_add(_: Any, c: Any, c_step: Any, a: Any, a_step: Any, b: Any, b_ste
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         c, c_step, a, a_step, b, b_step, n, _ = args
         narrow = not isinstance(signature.args[7], types.Float)
-        cell = ir.IntType(16) if narrow else _FLOAT
-        undefined, zeros = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-        a, b = builder.inttoptr(a, _FLOAT.as_pointer()), builder.inttoptr(b, cell.as_pointer())
-        c = builder.inttoptr(c, _FLOAT.as_pointer())
-        steps = [ir.Constant(_I64, row) for row in range(ROWS)]
-        rows = [builder.bitcast(builder.gep(c, [builder.mul(c_step, s)]), _VECTOR.as_pointer()) for s in steps]
-        sums = [cgutils.alloca_once(builder, _VECTOR) for _ in rows]  # registers, once optimised
+        cell = ir.IntType(16) if narrow else FLOAT
+        undefined, zeros = ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)
+        a, b = builder.inttoptr(a, FLOAT.as_pointer()), builder.inttoptr(b, cell.as_pointer())
+        c = builder.inttoptr(c, FLOAT.as_pointer())
+        steps = [ir.Constant(I64, row) for row in range(ROWS)]
+        rows = [builder.bitcast(builder.gep(c, [builder.mul(c_step, s)]), VECTOR.as_pointer()) for s in steps]
+        sums = [cgutils.alloca_once(builder, VECTOR) for _ in rows]  # registers, once optimised
         for row, total in zip(rows, sums, strict=True):
             builder.store(builder.load(row, align=4), total)
         with cgutils.for_range(builder, n) as loop:
@@ -127,14 +128,14 @@ def multiply_add(_: Any, c: Any, c_step: Any, a: Any, a_step: Any, b: Any, b_ste
             pointer = builder.bitcast(pointer, ir.VectorType(cell, LANES).as_pointer())
             wide = builder.load(pointer, align=2 if narrow else 4)
             if narrow:
-                wide = builder.zext(wide, ir.VectorType(_I32, LANES))
-                sixteen = ir.Constant(ir.VectorType(_I32, LANES), [16] * LANES)
-                wide = builder.bitcast(builder.shl(wide, sixteen), _VECTOR)
+                wide = builder.zext(wide, ir.VectorType(I32, LANES))
+                sixteen = ir.Constant(ir.VectorType(I32, LANES), [16] * LANES)
+                wide = builder.bitcast(builder.shl(wide, sixteen), VECTOR)
             for step, total in zip(steps, sums, strict=True):
                 factor = builder.load(builder.gep(a, [builder.add(builder.mul(a_step, step), loop.index)]))
-                factor = builder.insert_element(undefined, factor, ir.Constant(_I32, 0))
-                product = builder.fmul(builder.shuffle_vector(factor, undefined, zeros), wide, flags=_FAST)
-                builder.store(builder.fadd(product, builder.load(total), flags=_FAST), total)
+                factor = builder.insert_element(undefined, factor, ir.Constant(I32, 0))
+                product = builder.fmul(builder.shuffle_vector(factor, undefined, zeros), wide, flags=FAST)
+                builder.store(builder.fadd(product, builder.load(total), flags=FAST), total)
         for row, total in zip(rows, sums, strict=True):
             builder.store(builder.load(total), row, align=4)
         return context.get_dummy_value()
@@ -159,10 +160,11 @@ def exp(x: Any) -> Any:
     return (p * r * r + r + np.float32(1.0)) * power_of_two(np.int32(whole))
 
 
-def compiled(integers: int, floats: int) -> Callable[[Callable[..., None]], Any]:
-    """Compile for both kinds: so many int64, so many float32, then the kind."""
-    signatures = [
-        types.void(*[types.int64] * integers, *[types.float32] * floats, kind) for kind in (types.float32, types.uint16)
-    ]
+def compiled(
+    integers: int, floats: int, kinds: Sequence[Any] = (np.float32, np.uint16)
+) -> Callable[[Callable[..., None]], Any]:
+    """Compile for some kinds: so many int64, so many float32, then the kind."""
+    numbers = [types.int64] * integers + [types.float32] * floats
+    signatures = [types.void(*numbers, from_dtype(np.dtype(kind))) for kind in kinds]
     # Python's division checks for zero, which keeps loops from becoming vectors.
     return njit(signatures, fastmath=True, error_model="numpy", nogil=True, cache=True)  # type: ignore[no-any-return]

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 import torch
 
-from paceline.kernels import decoder_numba
+from paceline.kernels import team
 from paceline.kernels.decoder_numba import NumbaOps
 from paceline.kernels.decoder_ops import BLOCK, DecoderOps, PagedBatch, decoder_ops
 from paceline.kernels.decoder_torch import TorchOps, rotate
 
 LAYERS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TWIN, REFERENCE = NumbaOps("test"), TorchOps("test")
+TWIN, REFERENCE = NumbaOps("test", torch.bfloat16), TorchOps("test")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def test_attention_is_the_definition(regime: str, dtype: str, ops: DecoderOps) -
 @pytest.mark.parametrize("regime", REGIMES)
 def test_threads_share_the_work(regime: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Case(REGIMES[regime], torch.bfloat16).attend(TWIN)
-    monkeypatch.setattr(decoder_numba, "ALONE", 0)
+    monkeypatch.setattr(team, "ALONE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: workers)
     assert torch.equal(Case(REGIMES[regime], torch.bfloat16).attend(TWIN), alone)
 

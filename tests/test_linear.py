@@ -9,6 +9,7 @@ from paceline.actors.errors import ModelSourceError
 from paceline.actors.linear import (
     GROUP,
     DenseLinear,
+    FewRowsLinear,
     Int4Linear,
     Int8Linear,
     make_linear,
@@ -34,6 +35,31 @@ def widened(integers: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     scale, zero = pairs.float().unbind(-1)  # [groups, out]
     groups = integers.view(OUT, -1, GROUP).float() - 8
     return (zero.T[..., None] + scale.T[..., None] * groups).reshape(OUT, -1)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("outputs", "inputs"), [(48, 96), (4, 16), (960, 576), (2000, 1536)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_a_few_rows_are_multiplied_as_torch_does(rows: int, outputs: int, inputs: int, biased: bool) -> None:
+    """Summed in float32 and rounded once: within one rounding of the exact product. The larger ones take threads."""
+    noise = torch.Generator().manual_seed(rows)
+    weight = torch.randn(outputs, inputs, generator=noise).to(torch.bfloat16)
+    bias = torch.randn(outputs, generator=noise).to(torch.bfloat16) if biased else None
+    x = torch.randn(2 * rows, inputs, generator=noise).to(torch.bfloat16)[::2]  # not contiguous
+    layer = make_linear(weight, bias, "none")
+    assert isinstance(layer, FewRowsLinear)
+    y = layer(x)
+    assert (y.shape, y.dtype) == ((rows, outputs), torch.bfloat16)
+    exact = x.double() @ weight.double().T
+    rounding = (exact.abs() + (0 if bias is None else bias.abs())) * 2**-7 + 1e-3
+    assert ((y.double() - exact - (0 if bias is None else bias.double())).abs() <= rounding).all()
+
+
+def test_weights_of_odd_shapes_are_torchs() -> None:
+    for outputs, inputs in ((6, 96), (48, 40)):
+        layer = make_linear(torch.ones(outputs, inputs, dtype=torch.bfloat16), None, "none")
+        assert type(layer) is DenseLinear
+        assert layer(torch.ones(2, inputs, dtype=torch.bfloat16)).tolist() == [[inputs] * outputs] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
