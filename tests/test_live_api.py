@@ -32,7 +32,16 @@ def test_the_official_client_streaming_and_not(live: ServedProcess) -> None:
         chunks = list(parts)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text == whole.choices[0].message.content
-        assert chunks[-1].usage == whole.usage
+        usage = chunks[-1].usage
+        assert usage is not None
+        assert whole.usage is not None
+        assert (usage.prompt_tokens, usage.completion_tokens) == (
+            whole.usage.prompt_tokens,
+            whole.usage.completion_tokens,
+        )
+        assert usage.prompt_tokens_details is not None
+        cached = usage.prompt_tokens_details.cached_tokens
+        assert cached == (usage.prompt_tokens - 1) // 16 * 16, "the same prompt again: all of its whole blocks"
         completion = client.completions.create(model=name, prompt="1, 2, 3, 4,", max_tokens=8, temperature=0, n=2)
         assert completion.choices[0].text == completion.choices[1].text
 
@@ -86,7 +95,8 @@ def test_a_trace_shows_a_round_across_the_processes(live: ServedProcess) -> None
     spans = [event for event in events if event["ph"] == "X"]
     names = {(event["cat"], event["name"]) for event in spans}
     assert {("target", part) for part in ("round", "choose", "draft", "verify", "judge", "tell")} <= names
-    assert {(drafter, "catch up") for drafter in ("ngram", "suffix")} <= names
+    # At least one drafter: a slow one without weight follows only a sample of sequences.
+    assert any((drafter, "catch up") in names for drafter in ("ngram", "suffix"))
     assert {("selector", "learn"), ("selector", "scores"), ("selector", "weights")} <= names
     assert 0 < [event["name"] for event in spans].count("round") <= rounds
     # Every arrow that arrives at a drafter left from the target before, by the one clock of this machine.
