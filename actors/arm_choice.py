@@ -41,7 +41,7 @@ def carried_tokens(sequence: Sequence, drafter: str) -> int:
 
 def ask_length(sequence: Sequence, arm: Arm, pool: DrafterPool) -> int:
     """How many tokens to ask for: of a drafter that answers at once also the bonus and the next round's draft."""
-    if (pool.draft_ms(arm.drafter) or SLOW_MS) >= SLOW_MS:
+    if not sequence.sampling.point_mass or (pool.draft_ms(arm.drafter) or SLOW_MS) >= SLOW_MS:
         return arm.length
     return min(2 * arm.length + 1, sequence.remaining - 1)
 

@@ -1,8 +1,9 @@
 """Drafted tokens that were not verified yet, kept for the next round while the text goes as they said.
 
-To wait for a draft costs a round trip, however long the draft is; a drafter that answers at once is therefore asked for
-the next round's draft, too. What is carried was drawn given the very tokens that were committed meanwhile, so it is as
-good a draft as a fresh one, and its law is the law it was drawn from. `round` keeps one per sequence.
+To wait for a draft costs a round trip, however long the draft is; a drafter that answers at once is therefore asked
+for the next round's draft, too. Only point masses are carried: they follow from the committed text alone. Of drawn
+tokens it would matter that how many are left, and so whether a fresh draft is drawn instead, may depend on the tokens
+themselves, which are then not distributed as their law says. `round` keeps one draft per sequence.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ def first_tokens(draft: Draft, length: int) -> Draft:
 
 
 def carry(drafter: str, draft: Draft, committed: list[int]) -> CarriedDraft | None:
-    """What is left of a draft after `committed` tokens; None where they went another way, or nothing is left."""
+    """What is left of a draft after `committed` tokens; None where they went another way, or nothing may be left."""
     count = len(committed)
-    if draft.tokens[:count] != committed or len(draft.tokens) == count:
+    if draft.q is not None or draft.tokens[:count] != committed or len(draft.tokens) == count:
         return None
-    q = None if draft.q is None else Laws(draft.q.ids[count:], draft.q.probs[count:])
-    return CarriedDraft(drafter, Draft(draft.seq, draft.start + count, draft.tokens[count:], q))
+    return CarriedDraft(drafter, Draft(draft.seq, draft.start + count, draft.tokens[count:]))

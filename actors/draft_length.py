@@ -61,9 +61,9 @@ class _Record:
         self.plain, self.patience = 0, min(2 * self.patience, LAST_PROBE)
         return True
 
-    def add(self, drafted: int, accepted: int) -> None:
-        self.asked += 1.0
-        self.brought += drafted > 0
+    def add(self, drafted: int, accepted: int, asked: bool) -> None:
+        self.asked += asked
+        self.brought += asked and drafted > 0
         self.judged += min(accepted + 1, drafted)
         self.accepted += accepted
 
@@ -124,7 +124,7 @@ class DraftLength:
             tokens += chance
             more_ms = ((self._verify.at(batch * (1 + count)) or plain_ms) - plain_ms) / batch
             wait_ms = 0.0 if count <= ready else worth.time.at(count) or 0.0
-            gain = (1.0 if ready else share) * (tokens - rate * more_ms) - rate * wait_ms / batch
+            gain = (1.0 if count <= ready else share) * (tokens - rate * more_ms) - rate * wait_ms / batch
             if gain > best:
                 best, length = gain, count
         own = worth.own.setdefault(seq, _Record())
@@ -134,14 +134,14 @@ class DraftLength:
             return min(most, length + (worth.drafts % STRETCH == 0))
         return min(most, PROBE) if own.due() else 0
 
-    def drafted(self, seq: int, drafter: str, drafted: int, accepted: int) -> None:
-        """Learn from one sequence's round in which a drafter was asked; `drafted` is 0 where it had nothing to say."""
+    def drafted(self, seq: int, drafter: str, drafted: int, accepted: int, asked: bool = True) -> None:
+        """Learn from one sequence's round with a drafter; `drafted` is 0 where it was asked and had nothing to say."""
         worth = self._drafters.setdefault(drafter, _Worth())
         own = worth.own.setdefault(seq, _Record())
         own.fade(MEMORY)
-        own.add(drafted, accepted)
+        own.add(drafted, accepted, asked)
         worth.general.fade(CROWD_MEMORY)
-        worth.general.add(drafted, accepted)
+        worth.general.add(drafted, accepted, asked)
 
     def timed(
         self, timings: Items[DraftTiming], verify_ms: float, positions: int, tokens: int, round_ms: float

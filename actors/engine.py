@@ -54,8 +54,8 @@ class EngineLimits:
 
     @property
     def kv_tokens(self) -> int:
-        """Positions of the target's caches that running sequences may need: drafts and half-filled blocks count too."""
-        return self.max_tokens_in_flight + self.max_sequences * (self.max_draft + BLOCK)
+        """Positions of the target's caches that running sequences may need, half-filled blocks included."""
+        return self.max_tokens_in_flight + self.max_sequences * BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class KVPool:
             raise ValueError("max_blocks: None; expected a number where blocks are shared")
         self._like = like
         self._max_blocks = max_blocks
-        self._share = share
+        self.share = share
         self._made = 0
         self._free: list[Block] = []
         self._published: dict[bytes, Block] = {}
@@ -98,7 +98,7 @@ class KVPool:
 
     def publish(self, block: Block, key: bytes) -> None:
         """Offer a full block to sequences that begin alike; it is not written to from now on."""
-        if self._share and block.key is None and key not in self._published:
+        if self.share and block.key is None and key not in self._published:
             block.key = key
             self._published[key] = block
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from paceline.actors.causal_model import Step
 from paceline.actors.checkpoint import Checkpoint
-from paceline.actors.errors import EngineError, ModelSourceError
+from paceline.actors.errors import ModelSourceError
 from paceline.actors.kv_pool import KVPool
 from paceline.actors.linear import Linear, make_linear
 from paceline.actors.llama_cache import LlamaCache
@@ -68,19 +68,15 @@ class Llama:
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_positions
-        self._embedding = checkpoint.tensor("model.embed_tokens.weight")  # [vocab, width]
-        if self._embedding.shape != (config.vocab_size, config.width):
-            raise ModelSourceError(
-                f"model.embed_tokens.weight: shape {tuple(self._embedding.shape)}; "
-                f"config.json says {(config.vocab_size, config.width)}"
-            )
+        head_shape = config.vocab_size, config.width
+        self._embedding = _shaped(checkpoint, "model.embed_tokens.weight", *head_shape)
         self.device = self._embedding.device
         self.dtype = self._embedding.dtype
         self._layers = [
             _read_layer(checkpoint, config, index, quantization) for index in range(layers or config.layers)
         ]
-        self._norm = checkpoint.tensor("model.norm.weight")
-        head = self._embedding if config.tied else checkpoint.tensor("lm_head.weight")
+        self._norm = _shaped(checkpoint, "model.norm.weight", config.width)
+        head = self._embedding if config.tied else _shaped(checkpoint, "lm_head.weight", *head_shape)
         # Rounding the head's weights moves the logits themselves; GGUF files give it more bits too.
         self._head = make_linear(head, None, "int8" if quantization == "int4" else quantization)
         self._frequencies = config.inverse_frequencies().to(self.device)  # [head_dim / 2]
@@ -99,7 +95,7 @@ class Llama:
 
     def new_cache(self, prompt: Sequence[int] = ()) -> LlamaCache:
         """A cache that grows as needed, holding the beginning of `prompt` that the pool knows."""
-        return LlamaCache(self.pool, self.max_positions, prompt)
+        return LlamaCache(self.pool, prompt)
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:
@@ -136,6 +132,8 @@ class Llama:
         for step, own in zip(steps, wanted, strict=True):
             rows += [first + row for row in own]
             first += len(step.token_ids)
+        if not rows:
+            return normed.new_empty(0, self.vocab_size)
         if len(rows) < len(ids):
             normed = normed[torch.tensor(rows, dtype=torch.int64, device=self.device)]
         return self._head(normed)
@@ -172,7 +170,7 @@ def _extend(caches: list[LlamaCache], steps: Sequence[Step], sight: list[int] | 
     try:
         for cache, step in zip(caches, steps, strict=True):
             cache.extend(step.token_ids)
-    except EngineError:
+    except Exception:
         for cache, start in zip(caches, starts, strict=True):
             cache.truncate(start)
         raise
@@ -187,23 +185,46 @@ def _extend(caches: list[LlamaCache], steps: Sequence[Step], sight: list[int] | 
 
 def _read_layer(checkpoint: Checkpoint, config: LlamaConfig, index: int, quantization: Quantization) -> _Layer:
     at = f"model.layers.{index}."
+    q_width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
 
-    def linear(*parts: str) -> Linear:
-        biased = f"{at}{parts[0]}.bias" in checkpoint.names
-        weight = checkpoint.joined([f"{at}{part}.weight" for part in parts])
-        bias = checkpoint.joined([f"{at}{part}.bias" for part in parts]) if biased else None
+    def read(name: str, *shape: int) -> torch.Tensor:
+        return _shaped(checkpoint, at + name, *shape)
+
+    def linear(inputs: int, **parts: int) -> Linear:
+        """Parts side by side, each with its number of outputs."""
+        names = [("mlp." if part in ("gate_proj", "up_proj", "down_proj") else "self_attn.") + part for part in parts]
+        for name, outputs in zip(names, parts.values(), strict=True):
+            read(f"{name}.weight", outputs, inputs)
+        biased = f"{at}{names[0]}.bias" in checkpoint.names
+        weight = checkpoint.joined([f"{at}{name}.weight" for name in names])
+        bias = checkpoint.joined([f"{at}{name}.bias" for name in names]) if biased else None
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ModelSourceError(f"{at}{names[0]}.bias: {len(bias)} values beside {len(weight)} outputs")
         return make_linear(weight, bias, quantization)
 
     qk_norm = None
     if f"{at}self_attn.q_norm.weight" in checkpoint.names:
-        q, k = checkpoint.tensor(f"{at}self_attn.q_norm.weight"), checkpoint.tensor(f"{at}self_attn.k_norm.weight")
+        q, k = (read(f"self_attn.{part}_norm.weight", config.head_dim) for part in "qk")
         qk_norm = torch.cat((q.expand(config.heads, -1), k.expand(config.kv_heads, -1)))
+    inner = len(checkpoint.tensor(f"{at}mlp.gate_proj.weight"))
     return _Layer(
-        attention_norm=checkpoint.tensor(f"{at}input_layernorm.weight"),
-        qkv=linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        attention_norm=read("input_layernorm.weight", config.width),
+        qkv=linear(config.width, q_proj=q_width, k_proj=kv_width, v_proj=kv_width),
         qk_norm=qk_norm,
-        output=linear("self_attn.o_proj"),
-        mlp_norm=checkpoint.tensor(f"{at}post_attention_layernorm.weight"),
-        gate_up=linear("mlp.gate_proj", "mlp.up_proj"),
-        down=linear("mlp.down_proj"),
+        output=linear(q_width, o_proj=config.width),
+        mlp_norm=read("post_attention_layernorm.weight", config.width),
+        gate_up=linear(config.width, gate_proj=inner, up_proj=inner),
+        down=linear(inner, down_proj=config.width),
     )
+
+
+def _shaped(checkpoint: Checkpoint, name: str, *shape: int) -> torch.Tensor:
+    """A tensor whose shape is what config.json says: the compiled ops go by it, and look no further.
+
+    Raises:
+        ModelSourceError: it is missing, or of another shape.
+    """
+    tensor = checkpoint.tensor(name)
+    if tuple(tensor.shape) != shape:
+        raise ModelSourceError(f"{name}: shape {tuple(tensor.shape)}; config.json says {shape}")
+    return tensor

@@ -15,16 +15,14 @@ from paceline.kernels.decoder_ops import BLOCK
 class LlamaCache:
     """One sequence's cache. Its blocks go back to the pool when nothing refers to it any more."""
 
-    def __init__(self, pool: KVPool, max_positions: int, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, pool: KVPool, prompt: Sequence[int] = ()) -> None:
         """A cache that holds as much of `prompt` as the pool knows, in whole blocks, never all of it.
 
         Args:
             pool: Where blocks come from.
-            max_positions: Most that it will ever hold.
             prompt: The tokens that will be run first.
         """
         self._pool = pool
-        self._max_positions = max_positions
         self.blocks: list[Block] = pool.find(prompt)
         self._tokens = list(prompt[: len(self.blocks) * BLOCK])
         self._keys = [block.key or b"" for block in self.blocks]  # of the blocks that were published or found
@@ -49,6 +47,8 @@ class LlamaCache:
         needed = -(-length // BLOCK)
         self._pool.give_back(self.blocks[needed:])
         del self.blocks[needed:]
+        if not self._pool.share:
+            return
         full = length // BLOCK
         del self._keys[full:]
         for index in range(len(self._keys), full):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 from paceline.actors.arm_choice import ask_length, carried_tokens, choose_arm
 from paceline.actors.carried_draft import carry, first_tokens
@@ -54,11 +55,14 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
                 asks[arm.drafter].append((sequence, ask_length(sequence, arm, pool)))
     with span("draft", drafters=len(asks)):
         answer = pool.propose(asks)
+    # What an arm costs is learnt under its own length, not under what else was asked for.
+    timings = [replace(t, length=max(arms[s.seq].length for s, _ in asks[t.drafter])) for t in answer.timings]
+    asked_seqs = {s.seq for those in asks.values() for s, _ in those}
     whole |= answer.by_seq
     drafts = {seq: first_tokens(draft, arms[seq].length) for seq, draft in whole.items()}
 
     # verify: one forward over every sequence's last token and its draft
-    asked = time.perf_counter()
+    verifying = time.perf_counter()
     lengths = [len(drafts[s.seq].tokens) if s.seq in drafts else 0 for s in ready]
     positions = sum(lengths) + len(ready)
     with span("verify", sequences=len(ready), positions=positions):
@@ -67,7 +71,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         verdicts = judge(ready, drafts, logits, lengths)
     ended = time.perf_counter()
     prefill = bool(parts) or any(len(s.tokens) == s.prompt_tokens for s in ready)
-    verify_ms = 0.0 if prefill else (ended - asked) * 1e3
+    verify_ms = 0.0 if prefill else (ended - verifying) * 1e3
 
     # commit: tokens to the sequence, the cache back to the accepted prefix
     chunks = {}
@@ -79,15 +83,16 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         if sequence.generation.speculate:
             rounds.append(SequenceRound(sequence.seq, len(sequence.tokens), drafter, chunk.drafted, chunk.accepted))
         if setup.lengths is not None and (arm := arms.get(sequence.seq)) is not None:
-            setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted)
+            asked = sequence.seq in asked_seqs
+            setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted, asked)
 
     # score and learn, off the critical path: drafters catch up on their own devices, the selector hears from them
     with span("tell"):
         pool.commit([s for s in ready if s.generation.speculate])
-        board.played(rounds, answer.timings, verify_ms, positions)
+        board.played(rounds, timings, verify_ms, positions)
     if setup.lengths is not None and not prefill:
         tokens = sum(len(verdict.tokens) for verdict in verdicts)
-        setup.lengths.timed(answer.timings, verify_ms, positions, tokens, (ended - began) * 1e3)
+        setup.lengths.timed(timings, verify_ms, positions, tokens, (ended - began) * 1e3)
     return [chunks.get(s.seq) for s in batch]
 
 

@@ -53,9 +53,17 @@ class CallerWatch:
             with self._lock:
                 callers = list(self._running)
             for caller in callers:
-                if self._gone(caller):
-                    with self._lock:
-                        left = self._running.pop(caller, set())
-                    logger.warning("%s has died; ending its %d generations", caller, len(left))
-                    for request_id in left:
-                        self._abort(request_id)
+                try:
+                    self._end_of(caller)
+                except Exception:  # the loop's edge: the next look may go better
+                    logger.exception("the generations of %s could not be looked after", caller)
+
+    def _end_of(self, caller: str) -> None:
+        if not self._gone(caller):
+            return
+        with self._lock:
+            left = self._running[caller]
+        logger.warning("%s has died; ending its %d generations", caller, len(left))
+        for request_id in list(left):
+            self.ended(caller, request_id)
+            self._abort(request_id)

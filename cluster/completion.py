@@ -38,7 +38,7 @@ class Completion:
         self._writer = writer
         self._report = SpeculationReport()
         self._completion_tokens = 0
-        self._cached_tokens = 0
+        self._cached_tokens: dict[int, int] = {}  # by choice
 
     async def whole(self) -> dict[str, Any]:
         """The reply in one piece.
@@ -87,8 +87,8 @@ class Completion:
         async with aclosing(chunks):
             async for chunk in chunks:
                 self._report.add(chunk)
-                if index == 0:  # a prompt counts once, however many choices run it
-                    self._cached_tokens = chunk.cached
+                if self._is_first_of_its_prompt(index):
+                    self._cached_tokens[index] = min(chunk.cached, len(generation.prompt))  # not a resumed answer's
                 delta = reader.read(chunk)
                 if delta.finish_reason is not None:
                     last = delta
@@ -99,8 +99,12 @@ class Completion:
         yield last  # after the sequence was freed, so that whoever sees the end finds the target free
 
     def _usage(self) -> Usage:
-        cached = min(self._cached_tokens, self._plan.prompt_tokens)  # a resumed answer is no prompt
-        return Usage(self._plan.prompt_tokens, self._completion_tokens, cached)
+        return Usage(self._plan.prompt_tokens, self._completion_tokens, sum(self._cached_tokens.values()))
+
+    def _is_first_of_its_prompt(self, index: int) -> bool:
+        """A prompt counts once, however many choices run it."""
+        generations = self._plan.generations
+        return index == 0 or generations[index].prompt != generations[index - 1].prompt
 
     def _metrics(self) -> dict[str, Any]:
         return {"speculative_decoding": self._report.as_dict()}

@@ -209,18 +209,20 @@ def load_config(path: str | Path) -> ClusterConfig:
 class _StrictLoader(yaml.SafeLoader):
     """YAML lets a key that is given twice win silently."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As SafeLoader, but every key once.
 
         Raises:
             yaml.constructor.ConstructorError: one is given twice.
         """
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def _describe(item: Any) -> str:

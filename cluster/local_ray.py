@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import logging
 import shutil
 import signal
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import psutil
 import ray
@@ -32,7 +34,7 @@ OBJECT_STORE_BYTES = 256 << 20  # our actors exchange small messages; tensors tr
 _LONGEST_BASE = 24  # a Unix socket's path has 107 bytes, and Ray adds about 75 to its folder's
 _PR_SET_CHILD_SUBREAPER = 36
 _PREFIX = "paceline-"
-_OWNER = "owner"  # in a folder of ours: whose it is, so that those of a killed process are found again
+_OWNER = "owner"  # a file in a folder of ours, locked by its process, so that a killed one's is found again
 _SERVERS = ("gcs_server", "raylet")
 
 
@@ -51,6 +53,7 @@ class LocalRay:
         self._resources = dict(resources)
         self._before: set[psutil.Process] = set()
         self._servers: list[psutil.Process] = []
+        self._owner: IO[str] | None = None  # locked as long as this process lives
         self.folder: Path | None = None  # Ray's sockets and logs, while it is there
 
     def start(self) -> None:
@@ -66,7 +69,8 @@ class LocalRay:
         base = base if len(str(base)) <= _LONGEST_BASE else Path("/tmp")
         _sweep(base)
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-        (self.folder / _OWNER).write_text(_identity(psutil.Process()))
+        self._owner = (self.folder / _OWNER).open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
         with connecting(self.folder):
             ray.init(
                 address="local",
@@ -110,6 +114,9 @@ class LocalRay:
         psutil.wait_procs(held, timeout=5.0 if whole else 0.0)
         self._kill_all(10.0)
         self._servers = []
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
         if self.folder is None:
             return
         if keep_logs:
@@ -166,19 +173,9 @@ def connecting(folder: Path) -> Iterator[None]:
 def _sweep(base: Path) -> None:
     """Remove the folders of processes that were killed before they could."""
     for owner in base.glob(f"{_PREFIX}*/{_OWNER}"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(owner.read_text().partition(" ")[0])
-            try:
-                lives = _identity(psutil.Process(pid)) == owner.read_text()
-            except psutil.Error:
-                lives = False
-            if not lives:
-                shutil.rmtree(owner.parent, ignore_errors=True)
-
-
-def _identity(process: psutil.Process) -> str:
-    """A process, also among later ones of the same number."""
-    return f"{process.pid} {process.create_time()}"
+        with contextlib.suppress(OSError), owner.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its process lives
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _adopt_orphans() -> None:

@@ -32,12 +32,17 @@ def trace(url: str, seconds: float, output: Path, console: Console | None = None
     console = console or Console()
     with Client(url) as client:
         client.models()  # before a file is made for nothing
+        fresh = output.with_name(output.name + ".part")
         try:
-            with output.open("w", encoding="utf-8") as file, console.status(f"watching for {seconds:g} s"):
+            fresh.touch()
+            with console.status(f"watching for {seconds:g} s"):
                 document = client.trace(seconds)
-                json.dump(document, file)
+            fresh.write_text(json.dumps(document), encoding="utf-8")
+            fresh.replace(output)
         except OSError as error:
             raise ConfigError(f"--output: {output}: cannot be written ({error.strerror})") from error
+        finally:
+            fresh.unlink(missing_ok=True)
     events = [event for event in document["traceEvents"] if event["ph"] == "X"]
     covered_s = max((event["ts"] + event["dur"] for event in events), default=0.0) / 1e6
     rounds = [event for event in events if event["name"] == ROUND]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Team:
 def _openmp() -> Any:
     """torch's own OpenMP, which is loaded already and found by its name; None where it has another, or none."""
     try:
-        openmp = ctypes.CDLL("libgomp.so.1")
+        openmp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
         own, all_, start = openmp.omp_get_thread_num, openmp.omp_get_num_threads, openmp.GOMP_parallel
     except (OSError, AttributeError):
         return None

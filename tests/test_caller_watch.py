@@ -33,3 +33,20 @@ def test_only_what_a_dead_caller_still_waits_for_is_ended() -> None:
         watch.ended("b", "3")
     finally:
         watch.close()
+
+
+def test_one_that_cannot_be_looked_after_does_not_end_the_watch() -> None:
+    aborted = threading.Event()
+
+    def gone(caller: str) -> bool:
+        if caller == "broken":
+            raise RuntimeError("no answer")
+        return True
+
+    watch = CallerWatch(gone, lambda request: aborted.set(), every_s=0.01)
+    try:
+        watch.begun("broken", "1")
+        watch.begun("dead", "2")
+        assert aborted.wait(5)
+    finally:
+        watch.close()

@@ -11,7 +11,7 @@ from paceline.actors.carried_draft import CarriedDraft, carry, first_tokens
 from paceline.actors.messages import Draft, Laws
 
 
-def draft(tokens: list[int]) -> Draft:
+def drawn(tokens: list[int]) -> Draft:
     rows = np.arange(len(tokens), dtype=np.int32)[:, None]
     return Draft(7, 100, tokens, Laws(rows, np.ones_like(rows, dtype=np.float32)))
 
@@ -28,18 +28,21 @@ def draft(tokens: list[int]) -> Draft:
     ],
 )
 def test_a_draft_is_carried_while_the_text_goes_as_it_says(committed: list[int], left: list[int] | None) -> None:
-    carried = carry("a", draft([1, 2, 3, 4, 5]), committed)
+    carried = carry("a", Draft(7, 100, [1, 2, 3, 4, 5]), committed)
     if left is None:
         assert carried is None
         return
     assert isinstance(carried, CarriedDraft)
     assert (carried.drafter, carried.draft.start, carried.draft.tokens) == ("a", 100 + len(committed), left)
-    assert carried.draft.q is not None
-    assert carried.draft.q.ids[:, 0].tolist() == list(range(len(committed), 5))
+
+
+def test_drawn_tokens_are_not_carried() -> None:
+    """How many are left may depend on what they are; see the module."""
+    assert carry("a", drawn([1, 2, 3]), [1]) is None
 
 
 def test_the_first_tokens_keep_their_laws() -> None:
-    first = first_tokens(draft([1, 2, 3]), 2)
+    first = first_tokens(drawn([1, 2, 3]), 2)
     assert (first.start, first.tokens) == (100, [1, 2])
     assert first.q is not None
     assert first.q.ids.shape == first.q.probs.shape == (2, 1)

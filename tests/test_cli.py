@@ -86,6 +86,7 @@ def test_serve_joins_the_ray_that_the_environment_names(
         ("- a list", [], "expected a mapping of settings, got list"),
         ("http: [", [], "is not YAML"),
         ("http: {port: 1, port: 2}", [], "'port' is given twice"),
+        ("speculation: {max_draft: {{ x }}}", [], "is not YAML"),
         ("http: {port: true}", [], "http: port: got True; expected <class 'int'>"),
         ("target: {name: ''}", [], "target.name: String should have at least 1 character"),
         ("speculation: {deadline_ms: .inf}", [], "speculation.deadline_ms: Input should be"),

@@ -39,7 +39,7 @@ def widened(integers: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 96), (4, 16), (960, 576), (2000, 1536)])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9])
 def test_a_few_rows_are_multiplied_as_torch_does(rows: int, outputs: int, inputs: int, biased: bool) -> None:
     """Summed in float32 and rounded once: within one rounding of the exact product. The larger ones take threads."""
     noise = torch.Generator().manual_seed(rows)

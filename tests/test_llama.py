@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tiny_models import make_tiny_llama
 from transformers import AutoModelForCausalLM
 
 from paceline.actors.causal_model import Step
-from paceline.actors.errors import EngineError
+from paceline.actors.errors import EngineError, ModelSourceError
 from paceline.actors.kv_pool import KVPool
 from paceline.actors.llama import Llama
 from paceline.actors.llama_cache import LlamaCache
@@ -184,6 +185,36 @@ def test_rows_that_are_not_held_are_not_kept(sharing: Llama, rows: list[int]) ->
     with pytest.raises(ValueError, match="from position 14 on; expected ascending ones below 6"):
         cache.keep(14, rows)
     assert cache.length == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_key_value_heads": 1}, r"k_proj.weight: shape \(32, 48\); config.json says \(16, 48\)"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 1}, r"q_proj.weight: shape \(96, 48\)"),
+        ({"vocab_size": 90}, r"embed_tokens.weight: shape \(97, 48\)"),
+    ],
+    ids=str,
+)
+def test_weights_of_other_shapes_than_the_configuration_says_are_refused(
+    folder: Path, tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    """The compiled ops would read and write beyond them."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelSourceError, match=message):
+        load_model(tmp_path, dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_part_of_a_prompt_may_want_no_logits(tmp_path: Path, dtype: str) -> None:
+    """A vocabulary whose head has a kernel for few rows, of which none is not one."""
+    model = load_model(make_tiny_llama(tmp_path, vocab_size=96), dtype=dtype)
+    cache = model.new_cache()
+    assert model.forward([Step(cache, [1, 2, 3], 3)]).shape == (0, 96)
+    assert cache.length == 3
 
 
 PLAIN = {

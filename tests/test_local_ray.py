@@ -277,25 +277,24 @@ def test_a_signal_while_ray_starts_is_remembered(tmp_path: Path) -> None:
 
 
 def test_folders_of_killed_processes_are_swept(tmp_path: Path) -> None:
-    own = psutil.Process()
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    folders = {
-        "paceline-mine": f"{own.pid} {own.create_time()}",
-        "paceline-dead": f"{gone.pid} 1.0",
-        "paceline-reused": f"{own.pid} 1.0",  # another process of that number
-        "paceline-strange": "?",
-        "other-dead": f"{gone.pid} 1.0",
-    }
-    for name, owner in folders.items():
+    for name in ("paceline-live", "paceline-dead", "other-dead"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "owner").write_text(owner)
+        (tmp_path / name / "owner").touch()
     (tmp_path / "paceline-logs").mkdir()
+    owner = str(tmp_path / "paceline-live" / "owner")
+    holder = f"import fcntl, sys; f = open({owner!r}); fcntl.flock(f, fcntl.LOCK_EX)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{holder}; print('held', flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        local_ray._sweep(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"paceline-live", "other-dead", "paceline-logs"}
+        process.kill()
     local_ray._sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*folders, "paceline-logs"} - {
-        "paceline-dead",
-        "paceline-reused",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"other-dead", "paceline-logs"}
 
 
 def test_model_folders_are_named_absolutely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
