@@ -1,9 +1,9 @@
 """Blocks of keys and values, and who shares them: sequences with the same beginning hold the same blocks of it.
 
-A block holds `BLOCK` positions of every layer. Full blocks of committed text are published under a hash of all tokens
-up to their end, so that a later prompt that begins alike takes them instead of computing them; nobody writes to a
-published block. Blocks that no sequence holds stay published until memory is needed, the longest unused first. The lean
-decoder (`llama`) owns one pool.
+A block holds `BLOCK` positions of every layer, and their features where drafters ask for them (`causal_model`). Full
+blocks of committed text are published under a hash of all tokens up to their end, so that a later prompt that begins
+alike takes them instead of computing them; nobody writes to a published block. Blocks that no sequence holds stay
+published until memory is needed, the longest unused first. The lean decoder (`llama`) owns one pool.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ _SLAB = 64  # blocks made at once
 
 
 class Block:
-    """Memory of `BLOCK` positions, [layers, kv_heads, 2, BLOCK * head_dim]; see `PagedBatch`."""
+    """Memory of `BLOCK` positions: keys and values, [layers, kv_heads, 2, BLOCK * head_dim]; see `PagedBatch`.
 
-    __slots__ = ("address", "data", "holders", "key")
+    `features` are hidden states of the same positions, [BLOCK, feature_width], or None where none are kept.
+    """
 
-    def __init__(self, data: torch.Tensor) -> None:
+    __slots__ = ("address", "data", "features", "holders", "key")
+
+    def __init__(self, data: torch.Tensor, features: torch.Tensor | None = None) -> None:
         self.data = data
+        self.features = features
         self.address = data.data_ptr()
         self.holders = 0
         self.key: bytes | None = None  # what it is published under
@@ -36,13 +40,16 @@ class Block:
 class KVPool:
     """The blocks of one model. Not thread-safe."""
 
-    def __init__(self, like: torch.Tensor, max_blocks: int | None = None, share: bool = False) -> None:
+    def __init__(
+        self, like: torch.Tensor, max_blocks: int | None = None, share: bool = False, feature_width: int = 0
+    ) -> None:
         """An empty pool.
 
         Args:
             like: A tensor of the dtype and device, whose shape is that of a block.
             max_blocks: Most blocks there may be; None for as many as memory holds.
             share: Whether prompts that begin alike share blocks.
+            feature_width: Values kept beside each position's keys and values; 0 keeps none.
 
         Raises:
             ValueError: blocks are to be shared without a bound, so that none would ever be forgotten.
@@ -52,6 +59,7 @@ class KVPool:
         self._like = like
         self._max_blocks = max_blocks
         self.share = share
+        self.feature_width = feature_width
         self._made = 0
         self._free: list[Block] = []
         self._published: dict[bytes, Block] = {}
@@ -118,11 +126,18 @@ class KVPool:
             found.append(block)
         return found
 
+    def no_features(self) -> torch.Tensor:
+        """The features of no positions, [0, feature_width]."""
+        return self._like.new_empty(0, self.feature_width)
+
     def _make(self) -> None:
         count = _SLAB if self._max_blocks is None else min(_SLAB, self._max_blocks - self._made)
         with torch.inference_mode(False):  # written to in and outside of forwards
             slab = torch.empty((count, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
-        self._free += [Block(data) for data in reversed(slab.unbind(0))]
+            features: Sequence[torch.Tensor | None] = [None] * count
+            if self.feature_width:
+                features = slab.new_empty(count, BLOCK, self.feature_width).unbind(0)
+        self._free += [Block(*parts) for parts in zip(reversed(slab.unbind(0)), reversed(features), strict=True)]
         self._made += count
 
 

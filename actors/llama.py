@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from paceline.actors.causal_model import Step
+from paceline.actors.causal_model import Step, check_feature_layers
 from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.errors import ModelSourceError
 from paceline.actors.kv_pool import KVPool
@@ -48,6 +48,7 @@ class Llama:
         layers: int | None = None,
         quantization: Quantization = "none",
         kv_tokens: int | None = None,
+        feature_layers: Sequence[int] = (),
     ) -> None:
         """Read the weights.
 
@@ -58,13 +59,15 @@ class Llama:
             quantization: How the weights that are multiplied by are held; int4 leaves the head at 8 bits.
             kv_tokens: Positions that all caches together may hold, and that prompts which begin alike share; None for
                 no bound and no sharing.
+            feature_layers: Whose features the caches hold, ascending, of those layers that are run; see `causal_model`.
 
         Raises:
-            ModelSourceError: a tensor is missing or of the wrong shape, `layers` is out of range, or the device has no
-                kernels for `quantization`.
+            ModelSourceError: a tensor is missing or of the wrong shape, `layers` or `feature_layers` is out of range,
+                or the device has no kernels for `quantization`.
         """
         if layers is not None and not 1 <= layers <= config.layers:
             raise ModelSourceError(f"layers: {layers}; the model has {config.layers}, expected 1 to {config.layers}")
+        self.feature_layers = check_feature_layers(feature_layers, layers or config.layers)
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_positions = config.max_positions
@@ -83,7 +86,16 @@ class Llama:
         self.ops = decoder_ops(self.device, self.dtype, config.head_dim)
         shape = (len(self._layers), config.kv_heads, 2, BLOCK * config.head_dim)
         block = torch.empty(shape, dtype=self.dtype, device=self.device)
-        self.pool = KVPool(block, None if kv_tokens is None else -(-kv_tokens // BLOCK), share=kv_tokens is not None)
+        self._feature_columns = {
+            layer: slice(index * config.width, (index + 1) * config.width)
+            for index, layer in enumerate(self.feature_layers)
+        }
+        self.pool = KVPool(
+            block,
+            None if kv_tokens is None else -(-kv_tokens // BLOCK),
+            share=kv_tokens is not None,
+            feature_width=len(self.feature_layers) * config.width,
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -119,6 +131,7 @@ class Llama:
         config, ops, eps = self.config, self.ops, self.config.rms_eps
         x = F.embedding(ids, self._embedding)  # [tokens, width]
         normed = ops.add_rms_norm(x, None, self._layers[0].attention_norm, eps)
+        features = x.new_empty(len(ids), self.pool.feature_width) if self.feature_layers else None
         norms = [layer.attention_norm for layer in self._layers[1:]] + [self._norm]
         for index, (layer, next_norm) in enumerate(zip(self._layers, norms, strict=True)):
             qkv = layer.qkv(normed).view(len(ids), -1, config.head_dim)
@@ -128,6 +141,14 @@ class Llama:
             attended = ops.attend(qkv, config.heads, rope, batch, index)
             normed = ops.add_rms_norm(x, layer.output(attended), layer.mlp_norm, eps)
             normed = ops.add_rms_norm(x, layer.down(ops.silu_mul(layer.gate_up(normed))), next_norm, eps)
+            if features is not None and (columns := self._feature_columns.get(index + 1)) is not None:
+                # Copied now: the layers to come add to x in place.
+                features[:, columns] = normed if index + 1 == len(self._layers) else x
+        if features is not None:
+            at = 0
+            for cache, step in zip(caches, steps, strict=True):
+                cache.write_features(features[at : at + len(step.token_ids)])
+                at += len(step.token_ids)
         rows, first = [], 0
         for step, own in zip(steps, wanted, strict=True):
             rows += [first + row for row in own]

@@ -1,13 +1,17 @@
 """Keys and values of one sequence for the lean decoder: a table of blocks, some of them shared; rollback forgets rows.
 
 Tokens are remembered beside them, since a block may be shared once it is full and its tokens are committed, which
-`truncate` says: what a round truncates to is the accepted prefix.
+`truncate` says: what a round truncates to is the accepted prefix. Where the pool keeps features they lie in the blocks,
+too, and so are shared, moved and forgotten with the keys they belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
+
+from paceline.actors.causal_model import NO_FEATURES, check_feature_range
 from paceline.actors.kv_pool import Block, KVPool, next_key
 from paceline.kernels.decoder_ops import BLOCK
 
@@ -68,7 +72,7 @@ class LlamaCache:
         try:
             if before % BLOCK and self.blocks[-1].key is not None:  # a shared block that was cut: others read it
                 fresh.append(self._pool.take())
-                fresh[0].data.copy_(self.blocks[-1].data)
+                _copy(self.blocks[-1], fresh[0])
             shared = len(fresh)
             while (len(self.blocks) - shared + len(fresh)) * BLOCK < before + len(tokens):
                 fresh.append(self._pool.take())
@@ -95,9 +99,49 @@ class LlamaCache:
         self._tokens[start:] = [self._tokens[start + row] for row in rows]
         self.truncate(start + len(rows))
 
+    def write_features(self, features: torch.Tensor) -> None:
+        """Set the features of the last positions, [positions, feature_width], once they were computed."""
+        at = self.length - len(features)
+        for index, first, last in _spans(at, self.length):
+            held = self.blocks[index].features
+            if held is None:
+                raise ValueError(NO_FEATURES)
+            start = index * BLOCK
+            held[first:last] = features[start + first - at : start + last - at]
+
+    def features(self, start: int, stop: int) -> torch.Tensor:
+        """The features of positions `start` .. `stop` - 1; see `Cache.features`."""
+        if not self._pool.feature_width:
+            raise ValueError(NO_FEATURES)
+        check_feature_range(start, stop, self.length)
+        parts = [
+            held[first:last]
+            for index, first, last in _spans(start, stop)
+            if (held := self.blocks[index].features) is not None
+        ]
+        return torch.cat(parts) if parts else self._pool.no_features()
+
     def _move(self, source: int, to: int) -> None:
-        old, new = self.blocks[source // BLOCK].data, self.blocks[to // BLOCK].data
+        before, after = self.blocks[source // BLOCK], self.blocks[to // BLOCK]
+        if before.features is not None and after.features is not None:
+            after.features[to % BLOCK] = before.features[source % BLOCK]
+        old, new = before.data, after.data
         keys = (*old.shape[:2], -1, BLOCK)
         new[:, :, 0].view(keys)[..., to % BLOCK] = old[:, :, 0].view(keys)[..., source % BLOCK]
         values = (*old.shape[:2], BLOCK, -1)
         new[:, :, 1].view(values)[:, :, to % BLOCK] = old[:, :, 1].view(values)[:, :, source % BLOCK]
+
+
+def _copy(source: Block, to: Block) -> None:
+    to.data.copy_(source.data)
+    if source.features is not None and to.features is not None:
+        to.features.copy_(source.features)
+
+
+def _spans(start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Positions `start` .. `stop` - 1 as (block, first, last) with `first` and `last` counted within the block."""
+    while start < stop:
+        index, first = divmod(start, BLOCK)
+        last = min(BLOCK, first + stop - start)
+        yield index, first, last
+        start += last - first

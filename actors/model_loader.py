@@ -6,6 +6,7 @@ The target and the model-based drafters call `load_model`; `model_facts` tells w
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def load_model(
     layers: int | None = None,
     quantization: Quantization = "none",
     kv_tokens: int | None = None,
+    feature_layers: Sequence[int] = (),
 ) -> CausalModel:
     """Load the model in a folder.
 
@@ -40,10 +42,11 @@ def load_model(
         layers: Only the first so many layers, then the final norm and the head (early exit); None for all.
         quantization: none, or int8 or int4 weights on a CPU; activations stay in `dtype`.
         kv_tokens: As `Llama` takes it; what transformers runs has no bound and shares nothing.
+        feature_layers: Whose features the caches hold, ascending; see `causal_model`.
 
     Raises:
-        ModelSourceError: a file or tensor is missing or damaged, the dtype or device is not there, or `layers` or
-            `quantization` is asked of a model that only transformers can run.
+        ModelSourceError: a file or tensor is missing or damaged, the dtype or device is not there, `layers` or
+            `quantization` is asked of a model that only transformers can run, or a feature layer is not there.
     """
     if dtype not in DTYPES:
         raise ModelSourceError(f"dtype: {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -54,7 +57,7 @@ def load_model(
     except (KeyError, TypeError, ValueError) as error:
         raise ModelSourceError(f"{path / 'config.json'}: missing or wrong: {error}") from error
     if config is not None:
-        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers, quantization, kv_tokens)
+        return Llama(config, Checkpoint(path, place, DTYPES[dtype]), layers, quantization, kv_tokens, feature_layers)
     kind = document.get("model_type")
     if layers is not None or quantization != "none":
         asked = f"layers={layers}" if layers is not None else f"quantization={quantization!r}"
@@ -62,7 +65,7 @@ def load_model(
     logger.info("%s: %r is run by transformers", path, kind)
     from paceline.actors.transformers_model import TransformersModel  # seconds of imports that most do without
 
-    return TransformersModel(path, place, DTYPES[dtype])
+    return TransformersModel(path, place, DTYPES[dtype], feature_layers)
 
 
 def _device(name: str) -> torch.device:

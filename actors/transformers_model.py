@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from paceline.actors.causal_model import Step
+from paceline.actors.causal_model import NO_FEATURES, Step, check_feature_layers, check_feature_range
 from paceline.actors.errors import ModelSourceError
 from paceline.actors.step_check import check_steps
 
@@ -25,9 +25,14 @@ class TransformersCache:
     twice.
     """
 
-    def __init__(self) -> None:
-        """An empty cache."""
+    def __init__(self, no_features: torch.Tensor | None = None) -> None:
+        """An empty cache.
+
+        Args:
+            no_features: [0, feature layers * width] of the model's dtype and device; None keeps no features.
+        """
         self.past = DynamicCache()
+        self._features = no_features  # [length, feature layers * width]
 
     @property
     def length(self) -> int:
@@ -43,20 +48,36 @@ class TransformersCache:
         held = self.length
         if not 0 <= length <= held:
             raise ValueError(f"truncate: length {length}; the cache holds {held} positions")
+        if self._features is not None:
+            self._features = self._features[:length]
         if length == 0:
             self.past = DynamicCache()
         else:
             self.past.crop(length - held)  # transformers counts what to remove, as a negative number
 
+    def append_features(self, features: torch.Tensor) -> None:
+        """Add the features of the positions just run, [positions, feature layers * width]."""
+        if self._features is not None:
+            self._features = torch.cat((self._features, features))  # as transformers does with the keys
+
+    def features(self, start: int, stop: int) -> torch.Tensor:
+        """The features of positions `start` .. `stop` - 1; see `Cache.features`."""
+        if self._features is None:
+            raise ValueError(NO_FEATURES)
+        check_feature_range(start, stop, self.length)
+        return self._features[start:stop]
+
 
 class TransformersModel:
     """A `CausalModel` over AutoModelForCausalLM. Not thread-safe."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, dtype: torch.dtype, feature_layers: Sequence[int] = ()
+    ) -> None:
         """Load the model.
 
         Raises:
-            ModelSourceError: transformers cannot load it, or its state cannot be rolled back.
+            ModelSourceError: transformers cannot load it, its state cannot be rolled back, or it has no such layer.
         """
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
@@ -68,6 +89,8 @@ class TransformersModel:
             raise ModelSourceError(
                 f"{folder}: {config.model_type} keeps a recurrent state, which cannot be rolled back"
             )
+        self.feature_layers = check_feature_layers(feature_layers, int(config.num_hidden_layers))
+        self._feature_width = len(self.feature_layers) * int(config.hidden_size)
         self.vocab_size = int(config.vocab_size)
         self.max_positions = int(config.max_position_embeddings)
         self.device = device
@@ -75,7 +98,9 @@ class TransformersModel:
 
     def new_cache(self, prompt: Sequence[int] = ()) -> TransformersCache:
         """An empty cache that grows as needed; nothing is shared."""
-        return TransformersCache()
+        if not self.feature_layers:
+            return TransformersCache()
+        return TransformersCache(torch.empty(0, self._feature_width, dtype=self.dtype, device=self.device))
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:
@@ -98,6 +123,14 @@ class TransformersModel:
         """Logits of the last `rows` tokens of one step, [rows, vocab]."""
         ids = torch.tensor([list(token_ids)], device=self.device)
         # 0 would mean "all rows" to transformers, so at least one is asked for, and cut here.
-        output = self._model(input_ids=ids, past_key_values=cache.past, use_cache=True, logits_to_keep=max(rows, 1))
+        output = self._model(
+            input_ids=ids,
+            past_key_values=cache.past,
+            use_cache=True,
+            logits_to_keep=max(rows, 1),
+            output_hidden_states=bool(self.feature_layers),
+        )
+        if self.feature_layers:
+            cache.append_features(torch.cat([output.hidden_states[layer][0] for layer in self.feature_layers], dim=-1))
         logits: torch.Tensor = output.logits[0]  # [kept, vocab]
         return logits[len(logits) - rows :]
