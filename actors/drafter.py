@@ -11,20 +11,59 @@ committed position. `commit` therefore returns gamma, the probability that the k
     sampled         sum over x of min(p(x), q(x)), q after the same temperature, top-k and top-p as p
 
 (HedgeSpec, arXiv 2510.20064; see docs/structure.md for where the number goes.)
+
+A kind may ask for hidden states of the target ("features", see `FeatureRequest`). They come with the tokens they go
+with, in `Open` and `Commit`, and `DrafterHost` has checked that they are there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from paceline.actors.errors import ConfigError
 from paceline.actors.messages import Commit, Draft, Open, Probs, Propose
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """The features of the target that a kind reads.
+
+    Every `Open` and `Commit` then carries a row [len(layers) * width] for each of its last `window` tokens, or for all
+    of them where it has fewer; only the first token of a text has none. The row that goes with the token at position j
+    is the target's hidden states, layer after layer, of when it ran the token at j - 1.
+
+    Raises:
+        ConfigError: a field is out of range.
+    """
+
+    layers: tuple[int, ...]  # ascending, from 1 to the target's number of layers; see `causal_model`
+    window: int  # most rows of one message: as much context as the kind keeps
+    width: int  # of the target's hidden states
+
+    def __post_init__(self) -> None:
+        if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 1:
+            raise ConfigError(f"layers: {list(self.layers)}; expected one or more ascending numbers from 1 on")
+        for field, value in (("window", self.window), ("width", self.width)):
+            if value < 1:
+                raise ConfigError(f"{field}: {value}; expected at least 1")
+
+    @property
+    def row_width(self) -> int:
+        """Values of one row."""
+        return len(self.layers) * self.width
 
 
 class Drafter(Protocol):
     """A drafter kind. Sequence ids are keys; the drafter owns the caches behind them."""
 
     vocab_size: int
+
+    @property
+    def features(self) -> FeatureRequest | None:
+        """The target's features that it reads; None where it reads none."""
+        ...
 
     def open(self, opens: Sequence[Open]) -> None:
         """Take sequences. A model kind may prefill lazily, on the first commit or propose."""

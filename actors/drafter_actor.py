@@ -54,6 +54,7 @@ class DrafterActor:
         self._node = ray.util.get_node_ip_address()
         folder = resolve(spec.target_model, progress=False)
         drafter = build_drafter(spec.kind, spec.options, _context(spec, folder.path))
+        self._features = drafter.features
         self._host = DrafterHost(drafter, spec.max_sessions)
         self._scores = ScoreLink(
             selector_resolver(spec.selector_name, spec.namespace),
@@ -96,6 +97,8 @@ class DrafterActor:
             pid=os.getpid(),
             sessions=self._host.sessions,
             capacity=spec.max_sessions,
+            feature_layers=() if self._features is None else self._features.layers,
+            feature_window=0 if self._features is None else self._features.window,
         )
 
 

@@ -1,8 +1,9 @@
 """A drafter's sessions: what makes a kind safe to put behind a socket.
 
 Messages are idempotent by (sequence, position): a repeat is harmless, an overlap is trimmed, a gap or an unknown
-session asks for a resync. Sessions are bounded; one too many is refused, never bought by dropping another. A kind that
-raises loses the sequences it raised on, and nothing else; it never sees a sequence twice in one call.
+session asks for a resync. Sessions are bounded; one too many is refused, never bought by dropping another. Features
+come where the kind asked for them, and nowhere else. A kind that raises loses the sequences it raised on, and nothing
+else; it never sees a sequence twice in one call.
 `DrafterServer` and `LocalLink` call `handle`, one at a time.
 """
 
@@ -24,6 +25,7 @@ from paceline.actors.messages import (
     DrafterBatch,
     DrafterReply,
     Failure,
+    Features,
     Laws,
     Open,
     Propose,
@@ -94,6 +96,8 @@ class DrafterHost:
         for item in opens:
             if not item.tokens or not self._within(item.tokens):
                 answer.failures.append(self._bad_ids(item.seq, "open"))
+            elif fault := self._feature_fault(item.features, len(item.tokens) - 1):
+                answer.failures.append(Failure("INVALID", f"open.features: {fault}", [item.seq]))
             elif item.seq in self._held or item.seq in taken:
                 taken[item.seq] = item
             elif room > 0:
@@ -120,6 +124,8 @@ class DrafterHost:
             elif item.p is not None and not self._sound(item.p, len(item.tokens)):
                 text = f"commit.p: a row of ids in -1..{self._drafter.vocab_size - 1} is needed for each token"
                 answer.failures.append(Failure("INVALID", text, [item.seq]))
+            elif fault := self._feature_fault(item.features, len(item.tokens) - (item.start == 0)):
+                answer.failures.append(Failure("INVALID", f"commit.features: {fault}", [item.seq]))
             elif item.start + len(item.tokens) > held:
                 trimmed = _trim(item, held)
                 due.append(trimmed)
@@ -181,6 +187,17 @@ class DrafterHost:
     def _sound(self, p: Laws, count: int) -> bool:
         return len(p) == count and (not p.ids.size or (p.ids.min() >= -1 and p.ids.max() < self._drafter.vocab_size))
 
+    def _feature_fault(self, features: Features | None, tokens: int) -> str:
+        """What is wrong with the features of a message of which `tokens` tokens have any; empty where nothing is."""
+        request = self._drafter.features
+        if request is None:
+            return "" if features is None else "given; expected none, which this drafter reads"
+        rows = min(request.window, tokens)
+        if features is None:
+            return f"absent; expected {rows} rows of {request.row_width} values" if rows > 0 else ""
+        wanted = (rows, request.row_width)
+        return "" if features.shape == wanted else f"shape {list(features.shape)}; expected {list(wanted)}"
+
     def _bad_ids(self, seq: int, field: str) -> Failure:
         return Failure("INVALID", f"{field}.tokens: ids must lie in 0..{self._drafter.vocab_size - 1}", [seq])
 
@@ -191,4 +208,7 @@ def _trim(item: Commit, held: int) -> Commit:
     if known == 0:
         return item
     p = None if item.p is None else Laws(item.p.ids[known:], item.p.probs[known:])
-    return replace(item, start=held, tokens=item.tokens[known:], p=p)
+    tokens, features = item.tokens[known:], item.features
+    if features is not None:  # aligned to the end of the tokens, of which a window may have left the first without
+        features = features[max(0, len(features) - len(tokens)) :]
+    return replace(item, start=held, tokens=tokens, p=p, features=features)

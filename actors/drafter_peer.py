@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paceline.actors.draft_check import check_draft
 from paceline.actors.draft_latency import DraftLatency
 from paceline.actors.drafter_link import Link, Received
 from paceline.actors.errors import DraftError, LinkDown, ProtocolError
+from paceline.actors.feature_reader import FeatureReader
 from paceline.actors.messages import (
     Commit,
     Draft,
@@ -64,6 +65,7 @@ class DrafterPeer:
         *,
         vocab_size: int,
         deadline_s: float,
+        features: FeatureReader,
         clock: Callable[[], float],
     ) -> None:
         self.member = member
@@ -78,11 +80,21 @@ class DrafterPeer:
         self._generation = link.generation
         self._prefilling = False  # an Open went out after the last answer
         self._unsent_closes: list[int] = []
+        self._features = features
+        self._missing = features.missing(member.feature_layers)
+        if self._missing:
+            counts["unmet_features"] += 1
+            log.error(
+                "drafter %s is not used: it reads features of layers %s, and this target keeps none of %s",
+                member.drafter,
+                list(member.feature_layers),
+                self._missing,
+            )
 
     @property
     def connected(self) -> bool:
-        """Whether its line is up and it is not quarantined."""
-        return self._link.up and not self._quarantine.active
+        """Whether its line is up, it is not quarantined, and the target has the features that it reads."""
+        return self._link.up and not self._quarantine.active and not self._missing
 
     @property
     def draft_ms(self) -> float | None:
@@ -96,8 +108,13 @@ class DrafterPeer:
         return self.connected and self._inquiry is None
 
     def serves(self, sequence: Tracked) -> bool:
-        """Whether a sequence may use it at all, and it has not lately refused it."""
+        """Whether a sequence may use it at all now, and it has not lately refused it.
+
+        One that reads features can follow a sequence once the target has run all of its tokens but the last.
+        """
         allowed = not sequence.drafters or self.member.drafter in sequence.drafters
+        if self.member.feature_layers and sequence.cache.length < len(sequence.tokens) - 1:
+            return False
         return allowed and self._ledger.serves(sequence.seq)
 
     def serves_seq(self, seq: int) -> bool:
@@ -119,7 +136,7 @@ class DrafterPeer:
     def tell(self, sequences: Iterable[Tracked]) -> None:
         """Send all news of these sequences in one message, if it can be asked now at all."""
         if self.usable:
-            self._send_news([news for s in sequences if self.serves(s) and (news := self._ledger.news(s)) is not None])
+            self._send_news([news for s in sequences if self.serves(s) and (news := self._news(s)) is not None])
 
     def lags(self, sequence: Tracked, tokens: int) -> bool:
         """Whether it should serve a sequence and has no session of it, or is at least `tokens` behind."""
@@ -153,7 +170,7 @@ class DrafterPeer:
         if not self.usable or not serving:
             self._counts["not_asked"] += 1
             return False
-        news = [n for s, _ in serving if (n := self._ledger.news(s)) is not None]
+        news = [n for s, _ in serving if (n := self._news(s)) is not None]
         proposes = [Propose(s.seq, len(s.tokens), length) for s, length in serving]
         longest = max(length for _, length in serving)
         now_s = self._clock()
@@ -195,6 +212,16 @@ class DrafterPeer:
         return [], None
 
     # ------------------------------------------------------------ within
+
+    def _news(self, sequence: Tracked) -> Open | Commit | None:
+        """What it must hear to hold all of a sequence, with the features that it reads; None where it does."""
+        news = self._ledger.news(sequence)
+        if news is None or not self.member.feature_layers:
+            return news
+        last = len(sequence.tokens) - 1  # of the tokens; its row is of the position before it
+        first = 0 if isinstance(news, Open) else news.start - 1
+        rows = max(first, last - self.member.feature_window), last
+        return replace(news, features=self._features.rows(sequence, *rows, self.member.feature_layers))
 
     def _timing(self, inquiry: _Inquiry, at_s: float) -> DraftTiming:
         return DraftTiming(self.member.drafter, len(inquiry.asked), inquiry.length, (at_s - inquiry.sent_s) * 1e3)
@@ -321,6 +348,8 @@ class DrafterPeer:
         self._prefilling = self._prefilling or bool(opens)
         for item in news:
             self._ledger.told(item)
+            if item.features is not None:
+                self._counts["feature_bytes"] += item.features.nbytes
 
     def _traffic(self) -> Counter[str]:
         traffic = self._link.traffic

@@ -56,6 +56,8 @@ _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = 
     "early_exit": (EarlyExitOptions, _early_exit),
     "lm": (LmOptions, _lm),
 }
+# Of kinds that read the target's features: the layers, by their options.
+_FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {}
 MODEL_KINDS = frozenset({"early_exit", "lm"})  # their work is milliseconds of arithmetic, the others' is microseconds
 
 
@@ -68,6 +70,16 @@ def check_options(kind: str, options: Mapping[str, Any]) -> Any:
     if kind not in _KINDS:
         raise ConfigError(f"kind: {kind!r} is not a drafter kind; there are {', '.join(_KINDS)}")
     return parse_options(kind, _KINDS[kind][0], options)
+
+
+def features_needed(kind: str, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """The target's layers whose features a drafter will ask for, ascending; without building it.
+
+    Raises:
+        ConfigError: the kind is unknown, or an option is not one of its own.
+    """
+    parsed = check_options(kind, options)
+    return _FEATURES[kind](parsed) if kind in _FEATURES else ()
 
 
 def build_drafter(kind: str, options: Mapping[str, Any], context: DrafterContext) -> Drafter:

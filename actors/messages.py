@@ -17,6 +17,7 @@ PROTOCOL_VERSION = 1
 
 Ids = npt.NDArray[np.int32]
 Probs = npt.NDArray[np.float32]
+Features = npt.NDArray[np.uint16]  # [rows, layers * width], the bits of bfloat16; `bfloat16` makes tensors of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,15 @@ class Laws:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Start (or restart) a session: the prompt and everything committed so far."""
+    """Start (or restart) a session: the prompt and everything committed so far.
+
+    `features` as in `Commit`; the first token has no row, since nothing comes before it.
+    """
 
     seq: int
     tokens: list[int]
     sampling: Sampling
+    features: Features | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,17 @@ class Commit:
 
     `p` is the target's law at those positions, truncated to its most likely ids *without* renormalising, so the missing
     mass is known; None where the sequence is greedy (the law is then a point mass on the token itself).
+
+    `features` are the target's hidden states one position before each token: the row that goes with the token at
+    position j was computed when the target ran the token at j - 1. They go to drafters that ask for them, at most the
+    `feature_window` last ones, and are aligned to the end: the last row goes with the last token.
     """
 
     seq: int
     start: int
     tokens: list[int]
     p: Laws | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A drafter replica as the selector knows it."""
+    """A drafter replica as the selector knows it. The features it reads are as in `drafter.FeatureRequest`."""
 
     drafter: str
     kind: str
@@ -145,6 +155,8 @@ class Member:
     up: bool = True
     sessions: int = 0
     capacity: int = 0
+    feature_layers: tuple[int, ...] = ()
+    feature_window: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +216,10 @@ class WeightsUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A drafter says that it is there, and where. `scores_dropped` counts scores it could not send in time."""
+    """A drafter says that it is there, where, and which features it reads (`drafter.FeatureRequest`).
+
+    `scores_dropped` counts scores it could not send in time.
+    """
 
     drafter: str
     kind: str
@@ -215,6 +230,8 @@ class Heartbeat:
     sessions: int = 0
     capacity: int = 0
     scores_dropped: int = 0
+    feature_layers: tuple[int, ...] = ()
+    feature_window: int = 0
 
 
 @dataclass(frozen=True, slots=True)

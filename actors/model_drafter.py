@@ -55,6 +55,8 @@ class ModelDrafter:
         seed: Of the draws.
     """
 
+    features = None
+
     def __init__(self, model: CausalModel, width: int, min_confidence: float, seed: int) -> None:
         self.vocab_size = model.vocab_size
         self._model = model

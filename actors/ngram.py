@@ -44,6 +44,8 @@ class _Text:
 class Ngram:
     """The `ngram` kind."""
 
+    features = None
+
     def __init__(self, options: NgramOptions, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self._options = options

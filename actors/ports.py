@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from paceline.actors.causal_model import Cache
 from paceline.actors.messages import Draft, DraftTiming, Laws, Member, SequenceOpened, SequenceRound
 from paceline.actors.sampling import Sampling
 
@@ -42,6 +43,11 @@ class Tracked(Protocol):
         """The only drafters it may use; empty means all."""
         ...
 
+    @property
+    def cache(self) -> Cache:
+        """The target's cache of it, where its features are."""
+        ...
+
     def laws(self, start: int) -> Laws | None:
         """The target's sparse laws at committed positions from `start` (>= prompt_tokens) on; None where greedy."""
         ...
@@ -71,7 +77,10 @@ class DrafterPool(Protocol):
         ...
 
     def open(self, sequence: Tracked) -> None:
-        """Announce a sequence to every drafter it may use, so that they prefill while the target does."""
+        """Announce a sequence to every drafter it may use, so that they prefill while the target does.
+
+        Those that read the target's features hear of it after that.
+        """
         ...
 
     def propose(self, asks: Mapping[str, Sequence[tuple[Tracked, int]]]) -> Drafts:

@@ -6,6 +6,8 @@ Decoding checks the version and ranges once, at the door; past it there is only 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import grpc
 import numpy as np
 
@@ -26,6 +28,7 @@ from paceline.actors.messages import (
 from paceline.protos import paceline_pb2 as pb
 
 MAX_NAME_CHARACTERS = 256
+MAX_FEATURE_LAYERS = 64  # each costs 2 * width bytes per token and drafter
 
 
 def check_version(version: int) -> None:
@@ -49,6 +52,21 @@ def _named(name: str, field: str) -> str:
     if not 0 < len(name) <= MAX_NAME_CHARACTERS:
         raise ProtocolError(f"{field}: expected 1 to {MAX_NAME_CHARACTERS} characters, got {len(name)}")
     return name
+
+
+def _feature_layers(message: pb.Heartbeat | pb.Member, field: str = "") -> tuple[int, ...]:
+    """Whose features a drafter reads, checked together with how many rows of them."""
+    layers = tuple(message.feature_layers)
+    if len(layers) > MAX_FEATURE_LAYERS:
+        raise ProtocolError(f"{field}feature_layers: expected at most {MAX_FEATURE_LAYERS}, got {len(layers)}")
+    if list(layers) != sorted(set(layers)) or 0 in layers:
+        raise ProtocolError(f"{field}feature_layers: expected ascending numbers from 1 on, got {list(layers)}")
+    if (message.feature_window > 0) != bool(layers):
+        raise ProtocolError(
+            f"{field}feature_window: expected a number of rows where there are feature_layers, and 0 elsewhere; "
+            f"got {message.feature_window} beside {list(layers)}"
+        )
+    return layers
 
 
 # ---------------------------------------------------------------- drafter -> selector
@@ -84,6 +102,8 @@ def encode_heartbeat(heartbeat: Heartbeat) -> pb.Heartbeat:
         sessions=heartbeat.sessions,
         capacity=heartbeat.capacity,
         scores_dropped=heartbeat.scores_dropped,
+        feature_layers=heartbeat.feature_layers,
+        feature_window=heartbeat.feature_window,
     )
 
 
@@ -91,7 +111,7 @@ def decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
     """Read a heartbeat.
 
     Raises:
-        ProtocolError: another version, or a name or address that is missing or too long.
+        ProtocolError: another version, a name or address that is missing or too long, or features that cannot be.
     """
     check_version(message.version)
     return Heartbeat(
@@ -104,6 +124,8 @@ def decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
         sessions=message.sessions,
         capacity=message.capacity,
         scores_dropped=message.scores_dropped,
+        feature_layers=_feature_layers(message),
+        feature_window=message.feature_window,
     )
 
 
@@ -181,7 +203,8 @@ def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
     """Read an update.
 
     Raises:
-        ProtocolError: another version, or weights that do not fit the drafters or are no weights.
+        ProtocolError: another version, weights that do not fit the drafters or are no weights, or a member's features
+            that cannot be.
     """
     check_version(message.version)
     count = len(message.drafters)
@@ -193,7 +216,7 @@ def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
             item.seq: _decode_weights(item.weights, len(item.weights) and count, f"sequences[{i}].weights")
             for i, item in enumerate(message.sequences)
         },
-        members=tuple(_decode_member(member) for member in message.members) or None,
+        members=_decode_members(message.members) or None,
     )
 
 
@@ -217,10 +240,16 @@ def _encode_member(member: Member) -> pb.Member:
         up=member.up,
         sessions=member.sessions,
         capacity=member.capacity,
+        feature_layers=member.feature_layers,
+        feature_window=member.feature_window,
     )
 
 
-def _decode_member(message: pb.Member) -> Member:
+def _decode_members(messages: Iterable[pb.Member]) -> tuple[Member, ...]:
+    return tuple(_decode_member(message, f"members[{i}].") for i, message in enumerate(messages))
+
+
+def _decode_member(message: pb.Member, field: str) -> Member:
     return Member(
         drafter=message.drafter,
         kind=message.kind,
@@ -231,6 +260,8 @@ def _decode_member(message: pb.Member) -> Member:
         up=message.up,
         sessions=message.sessions,
         capacity=message.capacity,
+        feature_layers=_feature_layers(message, field),
+        feature_window=message.feature_window,
     )
 
 
@@ -268,14 +299,14 @@ def decode_snapshot(message: pb.SnapshotReply) -> SelectorSnapshot:
     """Read a snapshot.
 
     Raises:
-        ProtocolError: another version.
+        ProtocolError: another version, or a member's features that cannot be.
     """
     check_version(message.version)
     drafters = tuple(
         DrafterStatistics(d.drafter, d.scored, d.gamma, d.eal, d.weight, d.rounds, d.drafted, d.accepted, d.draft_ms)
         for d in message.drafters
     )
-    members = tuple(_decode_member(member) for member in message.members)
+    members = _decode_members(message.members)
     return SelectorSnapshot(
         message.policy,
         message.updates,

@@ -14,6 +14,7 @@ from itertools import count
 
 from paceline.actors.drafter_link import Link
 from paceline.actors.drafter_peer import DrafterPeer
+from paceline.actors.feature_reader import FeatureReader
 from paceline.actors.messages import Draft, DraftTiming, Member
 from paceline.actors.ports import Drafts, Tracked
 
@@ -27,6 +28,7 @@ class SessionPool:
         vocab_size: The target's; drafts with other ids are refused.
         catch_up_tokens: Tokens that a drafter which is not asked may lag behind.
         deadline_s: Most that a round waits for any draft.
+        feature_layers: Whose features the target's caches hold; drafters that read others are not used.
         clock: Seconds; the links must stamp replies with the same one.
     """
 
@@ -38,6 +40,7 @@ class SessionPool:
         vocab_size: int,
         catch_up_tokens: int,
         deadline_s: float,
+        feature_layers: Sequence[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._members = members
@@ -45,6 +48,7 @@ class SessionPool:
         self._vocab_size = vocab_size
         self._catch_up_tokens = catch_up_tokens
         self._deadline_s = deadline_s
+        self._features = FeatureReader(feature_layers)
         self._clock = clock
         self._rounds = count(1)
         self._seen: Sequence[Member] | None = None
@@ -95,6 +99,7 @@ class SessionPool:
 
     def commit(self, sequences: Sequence[Tracked]) -> None:
         """Bring up to date each drafter that lags too far on any sequence, on all of them in one message."""
+        self._features.forget()
         for peer in self._peers.values():
             peer.refresh()
             if any(peer.lags(sequence, self._catch_up_tokens) for sequence in sequences):
@@ -102,6 +107,7 @@ class SessionPool:
 
     def close(self, seq: int) -> None:
         """Free a sequence's sessions everywhere."""
+        self._features.forget()
         for peer in self._peers.values():
             peer.end(seq)
 
@@ -126,13 +132,13 @@ class SessionPool:
             peer.refresh()
 
     def _follow(self, members: Sequence[Member]) -> None:
-        """Drop peers that left or moved, connect to those that came.
+        """Drop peers that left, moved or read other features now, connect to those that came.
 
         One that the selector takes for down may still hear us, and its link knows better: only new ones have to be up.
         """
         now = {member.drafter: member for member in members}
         for name, peer in list(self._peers.items()):
-            if name not in now or now[name].address != peer.member.address:
+            if name not in now or _line(now[name]) != _line(peer.member):
                 peer.close()
                 del self._peers[name]
         for name, member in now.items():
@@ -144,5 +150,11 @@ class SessionPool:
                     counts,
                     vocab_size=self._vocab_size,
                     deadline_s=self._deadline_s,
+                    features=self._features,
                     clock=self._clock,
                 )
+
+
+def _line(member: Member) -> tuple[object, ...]:
+    """What a peer is made for: a drafter of which any of it changed was started anew."""
+    return member.address, member.feature_layers, member.feature_window

@@ -74,6 +74,8 @@ class _Text:
 class Suffix:
     """The `suffix` kind."""
 
+    features = None
+
     def __init__(self, options: SuffixOptions, vocab_size: int, seed: int) -> None:
         self.vocab_size = vocab_size
         self._options = options

@@ -23,6 +23,7 @@ from paceline.actors.messages import (
     DrafterBatch,
     DrafterReply,
     Failure,
+    Features,
     Laws,
     Open,
     Propose,
@@ -38,7 +39,8 @@ MAX_FAILURE_CHARACTERS = 500
 
 M = TypeVar("M", bound=Message)
 
-_WIRE_DTYPES = {"int32": pb.Tensor.INT32, "float32": pb.Tensor.FLOAT32}
+# numpy has no bfloat16, whose bits travel as uint16.
+_WIRE_DTYPES = {"int32": pb.Tensor.INT32, "float32": pb.Tensor.FLOAT32, "uint16": pb.Tensor.BFLOAT16}
 _FAILURE_CODES = {
     "VERSION": pb.Failure.VERSION,
     "INVALID": pb.Failure.INVALID,
@@ -51,13 +53,13 @@ _FAILURE_CODES = {
 
 
 def encode_tensor(array: npt.NDArray[Any]) -> pb.Tensor:
-    """Write an int32 or float32 array of any shape.
+    """Write an int32 or float32 array, or the uint16 bits of bfloat16, of any shape.
 
     Raises:
         ProtocolError: another dtype.
     """
     if array.dtype.name not in _WIRE_DTYPES:
-        raise ProtocolError(f"tensor: expected int32 or float32 to send, got {array.dtype.name}")
+        raise ProtocolError(f"tensor: expected int32, float32 or uint16 to send, got {array.dtype.name}")
     little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return pb.Tensor(dtype=_WIRE_DTYPES[array.dtype.name], shape=array.shape, data=little_endian.tobytes())
 
@@ -68,7 +70,7 @@ def decode_tensor(message: pb.Tensor, field: str, dtype: str, rank: int) -> npt.
     Args:
         message: What the peer sent.
         field: Its name, for errors.
-        dtype: "int32" or "float32".
+        dtype: "int32", "float32", or "uint16" for the bits of bfloat16.
         rank: Number of dimensions.
 
     Raises:
@@ -79,8 +81,9 @@ def decode_tensor(message: pb.Tensor, field: str, dtype: str, rank: int) -> npt.
     shape = tuple(message.shape)
     if len(shape) != rank:
         raise ProtocolError(f"{field}.shape: expected {rank} dimensions, got {list(shape)[:8]}")
-    if math.prod(shape) * 4 != len(message.data):
-        raise ProtocolError(f"{field}.data: expected 4 bytes for each of {list(shape)}, got {len(message.data)}")
+    size = np.dtype(dtype).itemsize
+    if math.prod(shape) * size != len(message.data):
+        raise ProtocolError(f"{field}.data: expected {size} bytes for each of {list(shape)}, got {len(message.data)}")
     little_endian = np.frombuffer(message.data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
     return little_endian.astype(dtype)
 
@@ -105,6 +108,22 @@ def _decode_laws(owner: Any, name: str, field: str, tokens: Sequence[int]) -> La
     return Laws(ids, probs)
 
 
+def _encode_features(features: Features | None) -> pb.Tensor | None:
+    return None if features is None else encode_tensor(features)
+
+
+def _decode_features(owner: pb.Open | pb.Commit, field: str, most: int) -> Features | None:
+    """The features of at most so many tokens, [rows, layers * width]; None where absent."""
+    if not owner.HasField("features"):
+        return None
+    features = decode_tensor(owner.features, field, "uint16", 2)
+    if len(features) > most:
+        raise ProtocolError(f"{field}.shape: expected at most {most} rows for these tokens, got {len(features)}")
+    if not features.shape[1]:
+        raise ProtocolError(f"{field}.shape: expected at least one value per row, got {list(features.shape)}")
+    return features
+
+
 # ---------------------------------------------------------------- target -> drafter
 
 
@@ -113,8 +132,8 @@ def encode_batch(batch: DrafterBatch) -> bytes:
     message = pb.ToDrafter(
         version=PROTOCOL_VERSION,
         round=batch.round,
-        opens=[pb.Open(seq=o.seq, tokens=o.tokens, sampling=_encode_sampling(o.sampling)) for o in batch.opens],
-        commits=[pb.Commit(seq=c.seq, start=c.start, tokens=c.tokens, p=_encode_laws(c.p)) for c in batch.commits],
+        opens=[_encode_open(o) for o in batch.opens],
+        commits=[_encode_commit(c) for c in batch.commits],
         proposes=[pb.Propose(seq=p.seq, start=p.start, length=p.length) for p in batch.proposes],
         closes=[pb.Close(seq=seq) for seq in batch.closes],
     )
@@ -144,6 +163,16 @@ def decode_batch(message: pb.ToDrafter) -> DrafterBatch:
         proposes=[_decode_propose(p, f"proposes[{i}]") for i, p in enumerate(message.proposes)],
         closes=[c.seq for c in message.closes],
     )
+
+
+def _encode_open(item: Open) -> pb.Open:
+    sampling, features = _encode_sampling(item.sampling), _encode_features(item.features)
+    return pb.Open(seq=item.seq, tokens=item.tokens, sampling=sampling, features=features)
+
+
+def _encode_commit(item: Commit) -> pb.Commit:
+    p, features = _encode_laws(item.p), _encode_features(item.features)
+    return pb.Commit(seq=item.seq, start=item.start, tokens=item.tokens, p=p, features=features)
 
 
 def _encode_sampling(sampling: Sampling) -> pb.Sampling:
@@ -176,13 +205,15 @@ def _decode_open(message: pb.Open, field: str) -> Open:
         raise ProtocolError(f"{field}.tokens: expected at least one token, got none")
     if not message.HasField("sampling"):
         raise ProtocolError(f"{field}.sampling: expected to be set, got nothing")
-    return Open(message.seq, tokens, _decode_sampling(message.sampling, f"{field}.sampling"))
+    features = _decode_features(message, f"{field}.features", len(tokens) - 1)
+    return Open(message.seq, tokens, _decode_sampling(message.sampling, f"{field}.sampling"), features)
 
 
 def _decode_commit(message: pb.Commit, field: str) -> Commit:
     tokens = _decode_tokens(message.tokens, f"{field}.tokens")
     start = _decode_start(message.start, f"{field}.start")
-    return Commit(message.seq, start, tokens, _decode_laws(message, "p", f"{field}.p", tokens))
+    p = _decode_laws(message, "p", f"{field}.p", tokens)
+    return Commit(message.seq, start, tokens, p, _decode_features(message, f"{field}.features", len(tokens)))
 
 
 def _decode_propose(message: pb.Propose, field: str) -> Propose:

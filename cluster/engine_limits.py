@@ -1,9 +1,13 @@
-"""The bounds of the engine and of its memory, as a configuration sets them. `target_replica` asks."""
+"""The bounds of the engine and of its memory, and what its model keeps, as a configuration sets them.
+
+`target_replica` asks.
+"""
 
 from __future__ import annotations
 
 import sys
 
+from paceline.actors.drafter_registry import features_needed
 from paceline.actors.engine import EngineLimits
 from paceline.cluster.config import ClusterConfig
 
@@ -30,3 +34,12 @@ def kv_tokens(settings: ClusterConfig) -> int | None:
     """
     kept = settings.target.prefix_cache_tokens
     return engine_limits(settings, sys.maxsize).kv_tokens + kept if kept else None
+
+
+def feature_layers(settings: ClusterConfig) -> tuple[int, ...]:
+    """The target's layers whose features some drafter asks for, ascending.
+
+    Raises:
+        ConfigError: a drafter's options are not its kind's.
+    """
+    return tuple(sorted({layer for d in settings.drafters for layer in features_needed(d.kind, d.options)}))

@@ -73,6 +73,8 @@ class Membership:
             pid=heartbeat.pid,
             sessions=heartbeat.sessions,
             capacity=heartbeat.capacity,
+            feature_layers=heartbeat.feature_layers,
+            feature_window=heartbeat.feature_window,
         )
         if heartbeat.scores_dropped > self._scores_dropped.get(name, 0):
             logger.warning("drafter %s dropped scores, %d so far", name, heartbeat.scores_dropped)

@@ -33,7 +33,7 @@ from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.caller_watch import CallerWatch
 from paceline.cluster.config import ClusterConfig
-from paceline.cluster.engine_limits import engine_limits, kv_tokens
+from paceline.cluster.engine_limits import engine_limits, feature_layers, kv_tokens
 from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,7 @@ class TargetReplica:
             device=target.device,
             quantization=target.quantization,
             kv_tokens=kv_tokens(self._settings),
+            feature_layers=feature_layers(self._settings),
         )
         pool = SessionPool(
             self._board.members,
@@ -174,6 +175,7 @@ class TargetReplica:
             vocab_size=model.vocab_size,
             catch_up_tokens=speculation.catch_up_tokens,
             deadline_s=speculation.deadline_ms / 1e3,
+            feature_layers=model.feature_layers,
         )
         return Engine(model, pool, self._board, engine_limits(self._settings, model.max_positions)), pool
 

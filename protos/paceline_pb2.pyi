@@ -47,26 +47,30 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., point_mass: bool = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("seq", "tokens", "sampling")
+    __slots__ = ("seq", "tokens", "sampling", "features")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     seq: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
-    def __init__(self, seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    features: Tensor
+    def __init__(self, seq: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., features: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("seq", "start", "tokens", "p")
+    __slots__ = ("seq", "start", "tokens", "p", "features")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     P_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     seq: int
     start: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     p: Laws
-    def __init__(self, seq: _Optional[int] = ..., start: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., p: _Optional[_Union[Laws, _Mapping]] = ...) -> None: ...
+    features: Tensor
+    def __init__(self, seq: _Optional[int] = ..., start: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., p: _Optional[_Union[Laws, _Mapping]] = ..., features: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Propose(_message.Message):
     __slots__ = ("seq", "start", "length")
@@ -185,7 +189,7 @@ class ScoreSummary(_message.Message):
     def __init__(self, received: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("version", "drafter", "kind", "address", "node", "device", "pid", "sessions", "capacity", "scores_dropped")
+    __slots__ = ("version", "drafter", "kind", "address", "node", "device", "pid", "sessions", "capacity", "scores_dropped", "feature_layers", "feature_window")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +200,8 @@ class Heartbeat(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SCORES_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_WINDOW_FIELD_NUMBER: _ClassVar[int]
     version: int
     drafter: str
     kind: str
@@ -206,7 +212,9 @@ class Heartbeat(_message.Message):
     sessions: int
     capacity: int
     scores_dropped: int
-    def __init__(self, version: _Optional[int] = ..., drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., scores_dropped: _Optional[int] = ...) -> None: ...
+    feature_layers: _containers.RepeatedScalarFieldContainer[int]
+    feature_window: int
+    def __init__(self, version: _Optional[int] = ..., drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., scores_dropped: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("version", "interval_s")
@@ -275,7 +283,7 @@ class TargetReport(_message.Message):
     def __init__(self, version: _Optional[int] = ..., target: _Optional[str] = ..., opened: _Optional[_Iterable[_Union[SequenceOpened, _Mapping]]] = ..., rounds: _Optional[_Iterable[_Union[SequenceRound, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., drafts: _Optional[_Iterable[_Union[DraftTiming, _Mapping]]] = ..., verify_ms: _Optional[float] = ..., verify_tokens: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity")
+    __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity", "feature_layers", "feature_window")
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +293,8 @@ class Member(_message.Message):
     UP_FIELD_NUMBER: _ClassVar[int]
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_WINDOW_FIELD_NUMBER: _ClassVar[int]
     drafter: str
     kind: str
     address: str
@@ -294,7 +304,9 @@ class Member(_message.Message):
     up: bool
     sessions: int
     capacity: int
-    def __init__(self, drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., up: bool = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ...) -> None: ...
+    feature_layers: _containers.RepeatedScalarFieldContainer[int]
+    feature_window: int
+    def __init__(self, drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., up: bool = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ...) -> None: ...
 
 class SequenceWeights(_message.Message):
     __slots__ = ("seq", "weights")

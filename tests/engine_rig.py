@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from random import Random
 from typing import Any
 
 import numpy as np
 from table_model import TableModel
 
+from paceline.actors.causal_model import CausalModel
+from paceline.actors.drafter_server import Host
 from paceline.actors.engine import Engine, EngineLimits
 from paceline.actors.errors import PacelineError
 from paceline.actors.generation import Chunk, Generation
@@ -119,9 +121,11 @@ class EvenBoard:
 
 
 class Rig:
-    """An engine over a table model and in-process drafters, running on its own thread."""
+    """An engine over a model (mostly a table) and in-process drafters, running on its own thread."""
 
-    def __init__(self, model: TableModel, hosts: Mapping[str, GuessHost], limits: EngineLimits) -> None:
+    def __init__(
+        self, model: CausalModel, hosts: Mapping[str, Host], limits: EngineLimits, catch_up_tokens: int = 4
+    ) -> None:
         self.model = model
         self.hosts = hosts
         self.board = EvenBoard(list(hosts))
@@ -129,8 +133,9 @@ class Rig:
             self.board.members,
             lambda member: LocalLink(hosts[member.drafter], lambda scores: None),
             vocab_size=model.vocab_size,
-            catch_up_tokens=4,
+            catch_up_tokens=catch_up_tokens,
             deadline_s=1.0,
+            feature_layers=model.feature_layers,
         )
         self.engine = Engine(model, self.pool, self.board, limits, Random(3))
         self.numbers = itertools.count()
@@ -175,9 +180,12 @@ class Outcome:
 LIMITS: dict[str, Any] = {"max_sequences": 8, "max_context": 256, "max_draft": 5, "adapt_length": False}
 
 
+def rig(model: CausalModel, hosts: Mapping[str, Host], **limits: int) -> AbstractContextManager[Rig]:
+    return running(Rig(model, hosts, EngineLimits(**(LIMITS | limits))))
+
+
 @contextmanager
-def rig(model: TableModel, hosts: Mapping[str, GuessHost], **limits: int) -> Iterator[Rig]:
-    made = Rig(model, hosts, EngineLimits(**(LIMITS | limits)))
+def running(made: Rig) -> Iterator[Rig]:
     thread = threading.Thread(target=made.engine.run)
     thread.start()
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from paceline.actors.drafter_link import Link
 from paceline.actors.local_link import LocalLink
@@ -38,6 +39,24 @@ def make_laws(tokens: list[int], width: int = 3) -> Laws:
     return Laws(ids.reshape(-1, width), np.array([[0.5, *rest]] * len(tokens), np.float32).reshape(-1, width))
 
 
+class FakeCache:
+    """A target's cache whose features tell where they are from: 10 * position + layer, two values of each layer."""
+
+    def __init__(self, length: int, layers: Sequence[int]) -> None:
+        self.length = length
+        self.layers = layers
+        self.reads: list[tuple[int, int]] = []
+
+    def truncate(self, length: int) -> None:
+        raise NotImplementedError
+
+    def features(self, start: int, stop: int) -> torch.Tensor:
+        assert 0 <= start <= stop <= self.length
+        self.reads.append((start, stop))
+        rows = [[10.0 * at + layer for layer in self.layers for _ in range(2)] for at in range(start, stop)]
+        return torch.tensor(rows).view(stop - start, 2 * len(self.layers))
+
+
 @dataclass
 class FakeSequence:
     """What the pool needs of a sequence (`ports.Tracked`)."""
@@ -46,6 +65,7 @@ class FakeSequence:
     tokens: list[int]
     sampling: Sampling = Sampling()
     drafters: tuple[str, ...] = ()
+    cache: FakeCache = field(default_factory=lambda: FakeCache(0, ()))
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +155,7 @@ class Clock:
 class Road:
     """A pool over in-process drafters, by name."""
 
-    def __init__(self, *names: str, catch_up_tokens: int = 4) -> None:
+    def __init__(self, *names: str, catch_up_tokens: int = 4, feature_layers: Sequence[int] = ()) -> None:
         self.hosts = {name: FakeDrafter() for name in names}
         self.members = [Member(name, "fake", name) for name in names]
         self.clock = Clock()
@@ -146,6 +166,7 @@ class Road:
             vocab_size=VOCAB_SIZE,
             catch_up_tokens=catch_up_tokens,
             deadline_s=DEADLINE_S,
+            feature_layers=feature_layers,
             clock=self.clock,
         )
 

@@ -26,6 +26,9 @@ class TableCache:
             raise ValueError(f"length {length} of {len(self.tokens)}")
         del self.tokens[length:]
 
+    def features(self, start: int, stop: int) -> torch.Tensor:
+        raise ValueError(f"features of {start} to {stop}: a table keeps none")
+
 
 class TableModel:
     """Implements `CausalModel`; `sharpness` scales the logits, `calls` counts forwards."""
@@ -33,6 +36,7 @@ class TableModel:
     def __init__(self, vocab_size: int = 6, sharpness: float = 2.0, seed: int = 0, max_positions: int = 512) -> None:
         self.vocab_size = vocab_size
         self.max_positions = max_positions
+        self.feature_layers: tuple[int, ...] = ()
         self.device = torch.device("cpu")
         self.dtype = torch.float32
         table = np.random.default_rng(seed).standard_normal((vocab_size + 1, vocab_size, vocab_size)) * sharpness

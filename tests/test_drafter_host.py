@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from paceline.actors.drafter import FeatureRequest
 from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_options import NgramOptions
 from paceline.actors.drafter_registry import DrafterContext, build_drafter, check_options
 from paceline.actors.errors import ConfigError
-from paceline.actors.messages import Commit, Draft, DrafterBatch, Laws, Open, Probs, Propose, Resync
+from paceline.actors.messages import Commit, Draft, DrafterBatch, Features, Laws, Open, Probs, Propose, Resync
 from paceline.actors.ngram import Ngram
 from paceline.actors.sampling import Sampling
 
@@ -22,6 +24,7 @@ class Recorder:
     """A drafter kind that notes its calls, and raises where it is told to."""
 
     vocab_size = 10
+    features: FeatureRequest | None = None
 
     def __init__(self) -> None:
         self.committed: list[tuple[int, int, list[int], int | None]] = []
@@ -29,6 +32,7 @@ class Recorder:
         self.opened: list[list[int]] = []
         self.broken: set[str] = set()
         self.rows_lost = 0
+        self.features_seen: list[Features | None] = []
 
     def open(self, opens: Sequence[Open]) -> None:
         self._break("open")
@@ -40,6 +44,7 @@ class Recorder:
         self._once(commits)
         for item in commits:
             self.committed.append((item.seq, item.start, list(item.tokens), None if item.p is None else len(item.p)))
+            self.features_seen.append(item.features)
         return [np.full(len(item.tokens), 0.5, np.float32) for item in commits[self.rows_lost :]]
 
     def propose(self, proposes: Sequence[Propose]) -> list[Draft]:
@@ -222,6 +227,121 @@ def test_a_wrong_law_is_refused_for_its_own_sequence_only(
     assert [(failure.code, failure.seqs) for failure in reply.failures] == [("INVALID", [2])], why
     assert [seq for seq, *_ in kind.committed] == [1]
     assert host.sessions == 2
+
+
+WINDOW, WIDTH = 3, 4
+READS = FeatureRequest(layers=(1, 5), window=WINDOW, width=WIDTH // 2)
+
+
+def rows(*values: int, width: int = WIDTH) -> np.ndarray:
+    """Features whose rows can be told apart."""
+    return np.array(values, np.uint16).reshape(-1, 1).repeat(width, axis=1)
+
+
+@pytest.fixture
+def reader(kind: Recorder) -> DrafterHost:
+    kind.features = READS
+    host = DrafterHost(kind, max_sessions=3)
+    reply, _ = host.handle(DrafterBatch(opens=[Open(1, [1, 2, 3], Sampling(), rows(1, 2))]))
+    assert not reply
+    return host
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (DrafterBatch(opens=[Open(2, [1, 2], Sampling())]), "open.features: absent; expected 1 rows of 4 values"),
+        (DrafterBatch(commits=[Commit(1, 3, [4] * 9)]), "commit.features: absent; expected 3 rows of 4 values"),
+        (
+            DrafterBatch(commits=[Commit(1, 3, [4, 5], None, rows(3, 4, width=5))]),
+            "commit.features: shape [2, 5]; expected [2, 4]",
+        ),
+        (
+            DrafterBatch(commits=[Commit(1, 3, [4, 5], None, rows(3, 4, 5))]),
+            "commit.features: shape [3, 4]; expected [2, 4]",
+        ),
+        (
+            DrafterBatch(commits=[Commit(1, 3, [4, 5], None, rows(4))]),
+            "commit.features: shape [1, 4]; expected [2, 4]",
+        ),
+        (
+            DrafterBatch(commits=[Commit(1, 3, [4] * 5, None, rows(1, 2, 3, 4))]),
+            "commit.features: shape [4, 4]; expected [3, 4]",
+        ),
+        (
+            DrafterBatch(opens=[Open(2, [1, 2], Sampling(), rows(0, 1))]),
+            "open.features: shape [2, 4]; expected [1, 4]",
+        ),
+    ],
+)
+def test_features_that_the_kind_did_not_ask_for_are_refused_by_field(
+    reader: DrafterHost, kind: Recorder, batch: DrafterBatch, message: str
+) -> None:
+    reply, scores = reader.handle(batch)
+    seq = (batch.opens or batch.commits)[0].seq
+    assert [(failure.code, failure.message, failure.seqs) for failure in reply.failures] == [
+        ("INVALID", message, [seq])
+    ]
+    assert (scores, kind.committed, len(kind.opened), reader.sessions) == ([], [], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "field"),
+    [
+        (DrafterBatch(opens=[Open(2, [1, 2], Sampling(), rows(1))]), "open.features"),
+        (DrafterBatch(commits=[Commit(1, 3, [4], None, rows(3))]), "commit.features"),
+    ],
+)
+def test_a_kind_that_reads_no_features_is_sent_none(host: DrafterHost, batch: DrafterBatch, field: str) -> None:
+    reply, _ = host.handle(batch)
+    assert [(failure.code, failure.message) for failure in reply.failures] == [
+        ("INVALID", f"{field}: given; expected none, which this drafter reads")
+    ]
+
+
+def test_a_first_token_alone_needs_no_features(reader: DrafterHost, kind: Recorder) -> None:
+    opens = [Open(2, [1], Sampling()), Open(3, [1], Sampling(), rows())]
+    assert not reader.handle(DrafterBatch(opens=opens))[0]
+    assert reader.sessions == 3
+
+
+@pytest.mark.parametrize(
+    ("held", "given", "tokens", "kept"),
+    [
+        (4, [3, 4], [5], [4]),
+        (3, [3, 4], [4, 5], [3, 4]),
+        (5, [6, 7, 8], [6, 7, 8, 9], [6, 7, 8]),  # of six tokens the last three have rows; four are news
+        (7, [6, 7, 8], [8, 9], [7, 8]),
+    ],
+)
+def test_features_are_trimmed_with_their_tokens(
+    reader: DrafterHost, kind: Recorder, held: int, given: list[int], tokens: list[int], kept: list[int]
+) -> None:
+    """Token j is j + 1 here, and its row j."""
+    for at in range(3, held):
+        reader.handle(DrafterBatch(commits=[Commit(1, at, [at + 1], None, rows(at))]))
+    reader.handle(DrafterBatch(commits=[Commit(1, 3, list(range(4, given[-1] + 2)), None, rows(*given))]))
+    assert kind.committed[-1][2] == tokens
+    features = kind.features_seen[-1]
+    assert features is not None
+    assert features[:, 0].tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("layers", "window", "width", "message"),
+    [
+        ((), 4, 8, "layers: []"),
+        ((2, 1), 4, 8, "layers: [2, 1]"),
+        ((0,), 4, 8, "layers: [0]"),
+        ((1,), 0, 8, "window: 0; expected at least 1"),
+        ((1,), 4, 0, "width: 0; expected at least 1"),
+    ],
+)
+def test_a_senseless_request_for_features_is_refused(
+    layers: tuple[int, ...], window: int, width: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        FeatureRequest(layers, window, width)
 
 
 def test_light_kinds_do_not_import_torch() -> None:

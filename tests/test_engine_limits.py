@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from paceline.actors import drafter_registry
 from paceline.cluster.config import parse_config
-from paceline.cluster.engine_limits import engine_limits
+from paceline.cluster.engine_limits import engine_limits, feature_layers
 
 POSITIONS = 4096
 
@@ -36,3 +37,17 @@ def test_each_option_sets_one_limit(section: str, option: str, value: Any, limit
 def test_the_context_is_never_longer_than_the_models() -> None:
     assert engine_limits(parse_config({}), POSITIONS).max_context == POSITIONS
     assert engine_limits(parse_config({"target": {"max_context": 10**6}}), POSITIONS).max_context == POSITIONS
+
+
+def test_the_target_keeps_the_features_that_any_drafter_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafters = [
+        {"name": "a", "kind": "ngram", "options": {"max_ngram": 7}},
+        {"name": "b", "kind": "suffix"},
+        {"name": "c", "kind": "early_exit", "options": {"layers": 3}},
+        {"name": "d", "kind": "lm", "options": {"model": "somewhere"}},
+    ]
+    config = parse_config({"drafters": drafters})
+    assert feature_layers(config) == ()
+    needs = {"ngram": lambda options: (1, options.max_ngram), "early_exit": lambda options: (1, options.layers)}
+    monkeypatch.setattr(drafter_registry, "_FEATURES", needs)
+    assert feature_layers(config) == (1, 3, 7)

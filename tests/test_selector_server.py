@@ -252,17 +252,18 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
 def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
     with open_channel(place.address, token=TOKEN, max_message_bytes=LIMIT) as channel:
         stub = pb_grpc.SelectorStub(channel)
-        stub.Register(selector_wire.encode_heartbeat(Heartbeat("a", "ngram", "h:1")), timeout=5)
+        heartbeat = Heartbeat("a", "ngram", "h:1", feature_layers=(2, 5), feature_window=9)
+        stub.Register(selector_wire.encode_heartbeat(heartbeat), timeout=5)
         began = time.monotonic()
         updates = stub.Weights(iter([selector_wire.encode_report(TargetReport("t"))]), timeout=5)
         update = selector_wire.decode_update(next(updates))
         assert time.monotonic() - began < 2.0
-        assert [member.drafter for member in update.members or ()] == ["a"]
+        assert [(m.drafter, m.feature_layers, m.feature_window) for m in update.members or ()] == [("a", (2, 5), 9)]
         assert update.prior.tolist() == [1.0]
 
 
 def test_every_message_survives_the_wire() -> None:
-    heartbeat = Heartbeat("a", "lm", "h:1", "node", "cuda:0", 7, 3, 64, 2)
+    heartbeat = Heartbeat("a", "lm", "h:1", "node", "cuda:0", 7, 3, 64, 2, (1, 5), 512)
     assert selector_wire.decode_heartbeat(selector_wire.encode_heartbeat(heartbeat)) == heartbeat
     report = TargetReport(
         "t",
@@ -274,7 +275,7 @@ def test_every_message_survives_the_wire() -> None:
         verify_tokens=10,
     )
     assert selector_wire.decode_report(selector_wire.encode_report(report)) == report
-    member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3)
+    member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3, (1, 5), 512)
     snapshot = SelectorSnapshot(
         "uniform", 4, 2, (member,), (DrafterStatistics("a", 1, 0.5, 2.0, 1.0, 3, 4, 5, 6.0),), 7, 8.0
     )
@@ -290,6 +291,29 @@ def test_every_message_survives_the_wire() -> None:
     bad = selector_wire.encode_update(replace(update, prior=np.array([np.nan, 1.0], dtype=np.float32)))
     with pytest.raises(ProtocolError, match="prior"):
         selector_wire.decode_update(bad)
+
+
+@pytest.mark.parametrize(
+    ("layers", "window", "message"),
+    [
+        ([2, 1], 8, r"feature_layers: expected ascending numbers from 1 on, got \[2, 1\]"),
+        ([1, 1], 8, r"feature_layers: expected ascending numbers from 1 on, got \[1, 1\]"),
+        ([0, 1], 8, r"feature_layers: expected ascending numbers from 1 on, got \[0, 1\]"),
+        (range(1, 66), 8, "feature_layers: expected at most 64, got 65"),
+        ([1], 0, r"feature_window: expected .* got 0 beside \[1\]"),
+        ([], 8, r"feature_window: expected .* got 8 beside \[\]"),
+    ],
+)
+def test_features_that_cannot_be_are_refused_by_field(layers: list[int], window: int, message: str) -> None:
+    heartbeat = pb.Heartbeat(version=1, drafter="a", kind="k", address="h:1")
+    member = pb.Member(drafter="a")
+    for item in (heartbeat, member):
+        item.feature_layers.extend(layers)
+        item.feature_window = window
+    with pytest.raises(ProtocolError, match=f"^{message}"):
+        selector_wire.decode_heartbeat(heartbeat)
+    with pytest.raises(ProtocolError, match=rf"^members\[0\]\.{message}"):
+        selector_wire.decode_update(pb.WeightsUpdate(version=1, members=[member]))
 
 
 def half() -> np.ndarray:

@@ -44,6 +44,15 @@ def laws_for(draw: st.DrawFn, rows: int) -> Laws | None:
 
 
 @st.composite
+def features_for(draw: st.DrawFn, most: int) -> np.ndarray[Any, Any] | None:
+    if draw(st.booleans()):
+        return None
+    rows, width = draw(st.integers(0, most)), draw(st.integers(1, 3))
+    bits = draw(st.lists(st.integers(0, 2**16 - 1), min_size=rows * width, max_size=rows * width))
+    return np.array(bits, np.uint16).reshape(rows, width)
+
+
+@st.composite
 def samplings(draw: st.DrawFn) -> Sampling:
     temperature = draw(st.floats(0, 10, width=32))
     # A seed goes over the wire as "point masses, please"; which seed it was stays with the target.
@@ -55,7 +64,13 @@ def samplings(draw: st.DrawFn) -> Sampling:
 @st.composite
 def commits(draw: st.DrawFn) -> Commit:
     tokens = draw(token_lists)
-    return Commit(draw(seqs), draw(positions), tokens, draw(laws_for(len(tokens))))
+    return Commit(draw(seqs), draw(positions), tokens, draw(laws_for(len(tokens))), draw(features_for(len(tokens))))
+
+
+@st.composite
+def opens(draw: st.DrawFn) -> Open:
+    tokens = draw(token_lists.filter(bool))
+    return Open(draw(seqs), tokens, draw(samplings()), draw(features_for(len(tokens) - 1)))
 
 
 @st.composite
@@ -64,11 +79,10 @@ def drafts(draw: st.DrawFn) -> Draft:
     return Draft(draw(seqs), draw(positions), tokens, draw(laws_for(len(tokens))))
 
 
-opens = st.builds(Open, seqs, token_lists.filter(bool), samplings())
 batches = st.builds(
     DrafterBatch,
     seqs,
-    st.lists(opens, max_size=3),
+    st.lists(opens(), max_size=3),
     st.lists(commits(), max_size=3),
     st.lists(st.builds(Propose, seqs, positions, st.integers(1, wire.MAX_DRAFT_TOKENS)), max_size=3),
     st.lists(seqs, max_size=3),
@@ -90,6 +104,8 @@ def plain(value: Any) -> Any:
     """Comparable with ==: arrays as (dtype, nested lists)."""
     if isinstance(value, Laws):
         return (value.ids.dtype.name, value.ids.tolist(), value.probs.dtype.name, value.probs.tolist())
+    if isinstance(value, np.ndarray):
+        return (value.dtype.name, value.shape, value.tolist())
     if isinstance(value, list):
         return [plain(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):
@@ -126,10 +142,13 @@ def test_decoded_laws_are_memory_of_their_own() -> None:
     draft.q.probs[0, 0] = 0.5  # torch refuses to wrap read-only memory without a warning
 
 
-GOOD_OPEN = Open(7, [1, 2, 3], Sampling(0.5, 0, 1.0))
+GOOD_OPEN = Open(7, [1, 2, 3], Sampling(0.5, 0, 1.0), np.zeros((2, 4), np.uint16))
 GOOD_LAWS = Laws(np.zeros((2, 3), np.int32), np.zeros((2, 3), np.float32))
-GOOD_BATCH = DrafterBatch(9, [GOOD_OPEN], [Commit(7, 3, [4, 5], GOOD_LAWS)], [Propose(7, 5, 4)], [8])
+GOOD_COMMIT = Commit(7, 3, [4, 5], GOOD_LAWS, np.zeros((2, 4), np.uint16))
+GOOD_BATCH = DrafterBatch(9, [GOOD_OPEN], [GOOD_COMMIT], [Propose(7, 5, 4)], [8])
 GOOD_REPLY = DrafterReply(9, [Draft(7, 5, [1, 2], GOOD_LAWS)], [Resync(3, 2)], [Failure("INTERNAL", "x", [4])], 1.5)
+
+NO_VALUES = np.zeros((2, 0), np.uint16)
 
 Break = Callable[[Any], Any]
 
@@ -172,6 +191,14 @@ BATCH_FAULTS: list[tuple[str, Break]] = [
     ("commits[0].p.ids.data", put("commits.0.p.ids.shape", [2, 2**31])),
     ("commits[0].p.probs.data", put("commits.0.p.probs.data", b"abc")),
     ("commits[0].p.ids.dtype", lambda m: m.commits[0].p.ClearField("ids")),
+    ("opens[0].features.dtype", put("opens.0.features.dtype", pb.Tensor.FLOAT32)),
+    ("opens[0].features.shape", put("opens.0.features.shape", [8])),
+    ("opens[0].features.shape", put("opens.0.tokens", [1, 2])),  # the first token has none
+    ("opens[0].features.data", put("opens.0.features.data", b"x" * 15)),
+    ("commits[0].features.dtype", put("commits.0.features.dtype", pb.Tensor.INT32)),
+    ("commits[0].features.shape", put("commits.0.features.shape", [4, 2])),
+    ("commits[0].features.data", put("commits.0.features.shape", [2, 2])),
+    ("commits[0].features.shape", lambda m: m.commits[0].features.CopyFrom(wire.encode_tensor(NO_VALUES))),
     ("proposes[0].length", put("proposes.0.length", 0)),
     ("proposes[0].length", put("proposes.0.length", 2**30)),
 ]
