@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -127,7 +127,7 @@ class DrafterHost:
             elif fault := self._feature_fault(item.features, len(item.tokens) - (item.start == 0)):
                 answer.failures.append(Failure("INVALID", f"commit.features: {fault}", [item.seq]))
             elif item.start + len(item.tokens) > held:
-                trimmed = _trim(item, held)
+                trimmed = item.after(held)
                 due.append(trimmed)
                 self._held[item.seq] = held + len(trimmed.tokens)
         for wave in self._waves(due):
@@ -200,15 +200,3 @@ class DrafterHost:
 
     def _bad_ids(self, seq: int, field: str) -> Failure:
         return Failure("INVALID", f"{field}.tokens: ids must lie in 0..{self._drafter.vocab_size - 1}", [seq])
-
-
-def _trim(item: Commit, held: int) -> Commit:
-    """The part of a commit that is news."""
-    known = held - item.start
-    if known == 0:
-        return item
-    p = None if item.p is None else Laws(item.p.ids[known:], item.p.probs[known:])
-    tokens, features = item.tokens[known:], item.features
-    if features is not None:  # aligned to the end of the tokens, of which a window may have left the first without
-        features = features[max(0, len(features) - len(tokens)) :]
-    return replace(item, start=held, tokens=tokens, p=p, features=features)

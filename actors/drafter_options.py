@@ -73,6 +73,19 @@ class LmOptions:
             raise ConfigError(f"quantization: expected {', '.join(QUANTIZATIONS)}, got {self.quantization!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """`head`: a draft head in the folder `model`, trained for this target. The others as in `LmOptions`."""
+
+    model: str = _option("")
+    width: int = _option(32, 1, 1024)
+    min_confidence: float = _option(0.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model: is needed: a folder that `paceline train` wrote")
+
+
 def parse_options(kind: str, shape: type[Options], given: Mapping[str, Any]) -> Options:
     """Check a configuration's options of one kind.
 

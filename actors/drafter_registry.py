@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from paceline.actors.drafter import Drafter
-from paceline.actors.drafter_options import EarlyExitOptions, LmOptions, NgramOptions, SuffixOptions, parse_options
+from paceline.actors.drafter_options import (
+    EarlyExitOptions,
+    HeadOptions,
+    LmOptions,
+    NgramOptions,
+    SuffixOptions,
+    parse_options,
+)
 from paceline.actors.errors import ConfigError
+from paceline.actors.head_config import HeadConfig
 from paceline.actors.model_facts import Quantization
 
 
@@ -50,15 +58,26 @@ def _lm(options: Any, context: DrafterContext) -> Drafter:
     return build_lm(options, context)
 
 
+def _head(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.head import build_head
+
+    return build_head(options, context)
+
+
 _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = {
     "ngram": (NgramOptions, _ngram),
     "suffix": (SuffixOptions, _suffix),
     "early_exit": (EarlyExitOptions, _early_exit),
     "lm": (LmOptions, _lm),
+    "head": (HeadOptions, _head),
 }
 # Of kinds that read the target's features: the layers, by their options.
-_FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {}
-MODEL_KINDS = frozenset({"early_exit", "lm"})  # their work is milliseconds of arithmetic, the others' is microseconds
+_FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {
+    "head": lambda options: HeadConfig.read(Path(options.model)).feature_layers,
+}
+MODEL_KINDS = frozenset(
+    {"early_exit", "lm", "head"}
+)  # their work is milliseconds of arithmetic, the others' is microseconds
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> Any:
@@ -77,6 +96,7 @@ def features_needed(kind: str, options: Mapping[str, Any]) -> tuple[int, ...]:
 
     Raises:
         ConfigError: the kind is unknown, or an option is not one of its own.
+        ModelSourceError: the drafter's own description cannot be read.
     """
     parsed = check_options(kind, options)
     return _FEATURES[kind](parsed) if kind in _FEATURES else ()

@@ -62,6 +62,17 @@ class Commit:
     p: Laws | None = None
     features: Features | None = None
 
+    def after(self, position: int) -> Commit:
+        """The part of it from `position` on, which lies in it or at its end."""
+        known = position - self.start
+        if known == 0:
+            return self
+        p = None if self.p is None else Laws(self.p.ids[known:], self.p.probs[known:])
+        tokens, features = self.tokens[known:], self.features
+        if features is not None:  # aligned to the end of the tokens, of which a window may have left the first without
+            features = features[max(0, len(features) - len(tokens)) :]
+        return Commit(self.seq, position, tokens, p, features)
+
 
 @dataclass(frozen=True, slots=True)
 class Propose:

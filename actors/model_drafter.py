@@ -13,26 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
+from paceline.actors import drafter_law
 from paceline.actors.causal_model import Cache, CausalModel, Step
-from paceline.actors.gamma import point_gammas
-from paceline.actors.messages import Commit, Draft, Ids, Laws, Open, Probs, Propose
+from paceline.actors.drafter_law import Law, LawReader
+from paceline.actors.messages import Commit, Draft, Open, Probs, Propose
 from paceline.actors.sampling import Sampling
-from paceline.kernels.law import sampling_law, top_width
-from paceline.kernels.overlap import overlap
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Law:
-    """The law of one position: the likeliest token and its probability; for sampled sequences the whole sparse law."""
-
-    best: int
-    sure: float
-    ids: Ids | None = None  # [width]
-    probs: Probs | None = None  # [width]
 
 
 @dataclass(slots=True)
@@ -41,7 +29,7 @@ class _Session:
     tokens: list[int]  # committed
     cache: Cache
     drafted: list[int] = field(default_factory=list)  # beyond them
-    laws: list[_Law] = field(default_factory=list)  # laws[i]: of position len(tokens) + i, given drafted[:i]
+    laws: list[Law] = field(default_factory=list)  # laws[i]: of position len(tokens) + i, given drafted[:i]
     outgrown: bool = False  # longer than the model's context
 
 
@@ -60,7 +48,7 @@ class ModelDrafter:
     def __init__(self, model: CausalModel, width: int, min_confidence: float, seed: int) -> None:
         self.vocab_size = model.vocab_size
         self._model = model
-        self._width = min(width, model.vocab_size)
+        self._laws = LawReader(min(width, model.vocab_size), min_confidence)
         self._min_confidence = min_confidence
         self._chance = np.random.default_rng(seed)
         self._sessions: dict[int, _Session] = {}
@@ -78,7 +66,7 @@ class ModelDrafter:
         gammas = []
         for session, item, start in zip(sessions, commits, before, strict=True):
             laws = session.laws[: len(item.tokens)]
-            gammas.append(self._gammas(laws, item))
+            gammas.append(drafter_law.gammas(laws, item))
             session.laws = session.laws[len(session.tokens) - start :]
             self._retire_outgrown(session, item.seq)
         return gammas
@@ -104,16 +92,19 @@ class ModelDrafter:
             # Whether to go on may depend on the law, never on the token drawn from it (see suffix.py).
             active = [i for i in active if sure[i] * sessions[i].laws[-1].sure >= self._min_confidence]
             for i in active:
-                token, probability = self._draw(sessions[i].laws[-1])
+                token, probability = drafter_law.draw(sessions[i].laws[-1], self._chance)
                 sessions[i].drafted.append(token)
                 sure[i] *= probability
             active = [i for i in active if len(sessions[i].drafted) < most[i]]
             if active:
                 steps = [Step(sessions[i].cache, sessions[i].drafted[-1:], -1) for i in active]
                 logits = self._model.forward(steps)
-                for i, law in zip(active, self._laws(logits, [sessions[i].sampling for i in active]), strict=True):
+                for i, law in zip(active, self._laws.read(logits, [sessions[i].sampling for i in active]), strict=True):
                     sessions[i].laws.append(law)
-        return [_draft(item, session) for item, session in zip(proposes, sessions, strict=True)]
+        return [
+            drafter_law.draft(item, list(session.drafted), session.laws)
+            for item, session in zip(proposes, sessions, strict=True)
+        ]
 
     def close(self, seqs: Sequence[int]) -> None:
         """Free the caches."""
@@ -137,7 +128,7 @@ class ModelDrafter:
         if not steps:
             return
         logits = self._model.forward(steps)
-        laws = iter(self._laws(logits, [session.sampling for session, count in wanted for _ in range(count)]))
+        laws = iter(self._laws.read(logits, [session.sampling for session, count in wanted for _ in range(count)]))
         for session, count in wanted:
             session.laws += [next(laws) for _ in range(count)]
 
@@ -145,52 +136,6 @@ class ModelDrafter:
         if len(session.tokens) > self._model.max_positions and not session.outgrown:
             logger.info("sequence %d outgrew the %d positions of the drafter's model", seq, self._model.max_positions)
             session.outgrown, session.cache = True, self._model.new_cache()
-
-    def _laws(self, logits: torch.Tensor, samplings: list[Sampling]) -> list[_Law]:
-        """One law per row of logits [rows, vocab]."""
-        laws: list[_Law | None] = [None] * len(samplings)
-        points = [row for row, sampling in enumerate(samplings) if sampling.point_mass]
-        drawn = [row for row, sampling in enumerate(samplings) if not sampling.point_mass]
-        if points:
-            rows = logits if not drawn else logits[points]
-            best = rows.argmax(dim=-1).tolist()
-            sure = [1.0] * len(points)
-            if self._min_confidence > 0:
-                sure = rows.float().softmax(dim=-1).max(dim=-1).values.tolist()
-            for row, token, probability in zip(points, best, sure, strict=True):
-                laws[row] = _Law(token, probability)
-        if drawn:
-            chosen = [samplings[row] for row in drawn]
-            device = logits.device
-            p = sampling_law(
-                logits if not points else logits[drawn],
-                torch.tensor([s.temperature for s in chosen], device=device),
-                torch.tensor([s.top_k for s in chosen], device=device),
-                torch.tensor([s.top_p for s in chosen], device=device),
-            )
-            ids, probs = (tensor.cpu().numpy() for tensor in top_width(p, self._width, renormalise=True))
-            for index, row in enumerate(drawn):
-                laws[row] = _Law(int(ids[index, 0]), float(probs[index, 0]), ids[index], probs[index])
-        return [law for law in laws if law is not None]
-
-    def _draw(self, law: _Law) -> tuple[int, float]:
-        if law.ids is None or law.probs is None:
-            return law.best, law.sure
-        mass = np.cumsum(law.probs, dtype=np.float64)
-        slot = int(np.searchsorted(mass, self._chance.random() * mass[-1], side="right"))  # never one without mass
-        return int(law.ids[slot]), float(law.probs[slot])
-
-    def _gammas(self, laws: list[_Law], commit: Commit) -> Probs:
-        known, count = len(laws), len(commit.tokens)
-        if commit.p is None or not laws or laws[0].ids is None:
-            return point_gammas([law.best for law in laws] + [-1] * (count - known), commit)
-        q = _stack(laws)
-        ids = torch.from_numpy(q.ids.astype(np.int64))
-        dense = torch.zeros(len(laws), self.vocab_size).scatter_add_(1, ids.clamp(min=0), torch.from_numpy(q.probs))
-        p_ids = torch.from_numpy(commit.p.ids[:known].astype(np.int64))
-        gammas = np.zeros(count, dtype=np.float32)
-        gammas[:known] = overlap(dense, p_ids, torch.from_numpy(commit.p.probs[:known])).clamp(0.0, 1.0).numpy()
-        return gammas
 
 
 def _append(session: _Session, tokens: Sequence[int]) -> int:
@@ -208,14 +153,3 @@ def _append(session: _Session, tokens: Sequence[int]) -> int:
     session.tokens.extend(tokens)
     session.drafted = []
     return start
-
-
-def _draft(item: Propose, session: _Session) -> Draft:
-    tokens = list(session.drafted)
-    laws = session.laws[: len(tokens)]
-    return Draft(item.seq, item.start, tokens, _stack(laws) if laws and laws[0].ids is not None else None)
-
-
-def _stack(laws: Sequence[_Law]) -> Laws:
-    ids = np.stack([law.ids for law in laws if law.ids is not None])
-    return Laws(ids, np.stack([law.probs for law in laws if law.probs is not None]))

@@ -50,7 +50,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelSourceError(f"dtype: {dtype!r}; expected one of {', '.join(DTYPES)}")
-    place = _device(device)
+    place = device_named(device)
     document = read_json(path / "config.json")
     try:
         config = LlamaConfig.parse(document)
@@ -68,7 +68,12 @@ def load_model(
     return TransformersModel(path, place, DTYPES[dtype], feature_layers)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ModelSourceError: it is not.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
