@@ -29,7 +29,6 @@ from typing import Any, Protocol
 import httpx
 import torch
 from bench_serve import measured_document, take
-from prompt_file import Prompt, read_prompts
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +40,7 @@ from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import embedded_gguf, resolve
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.tokenizer import ChatTokenizer
+from paceline.cluster.training.prompt_file import Prompt, read_prompts
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(width=120)

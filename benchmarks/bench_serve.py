@@ -24,13 +24,13 @@ from typing import Any
 
 import httpx
 import yaml
-from prompt_file import Prompt, read_prompts
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from paceline.cluster.served_process import ServedProcess
+from paceline.cluster.training.prompt_file import Prompt, read_prompts
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(width=120)

@@ -22,7 +22,6 @@ from typing import Any
 import httpx
 import torch
 import yaml
-from prompt_file import read_prompts
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +33,7 @@ from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.tokenizer import ChatTokenizer
+from paceline.cluster.training.prompt_file import read_prompts
 
 HERE = Path(__file__).resolve().parent
 

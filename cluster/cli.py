@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     trace.set_defaults(run=_trace)
 
+    _add_train(commands)
+
     doctor = commands.add_parser("doctor", help="check this machine, and say what to do")
     doctor.add_argument("--config", type=Path, metavar="FILE", help="settings to check for; default: deploy/local.yaml")
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
@@ -94,6 +96,48 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     chat.add_argument("--max-tokens", type=int, help="most tokens of an answer; default: the server's")
     chat.add_argument("--once", metavar="TEXT", help="ask this, print the answer, end")
     chat.set_defaults(run=_chat)
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a draft head for a target from prompts",
+        description="Train a draft head: the target answers the prompts, the head learns from its answers. "
+        "A run that was broken off goes on where it was when the same command is given again.",
+    )
+    train.add_argument("output", type=Path, metavar="OUTPUT", help="drafter folder to write")
+    train.add_argument(
+        "--prompts", nargs="+", required=True, metavar="FILE", help="JSON lines with `prompt`, .gz or not"
+    )
+    train.add_argument("--test", nargs="+", required=True, metavar="FILE", help="prompts to measure on, as --prompts")
+    train.add_argument("--target", default="embedded", help="`embedded`, a folder, or a hub id; default: embedded")
+    train.add_argument("--expert-of", type=Path, metavar="FOLDER", help="go on from this head")
+    train.add_argument("--domain", nargs="+", default=[], help="train on these domains of the data only; default: all")
+    train.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="answers and features, kept for other heads; default: OUTPUT.data"
+    )
+    train.add_argument("--answers", type=int, default=600, metavar="N", help="most per domain; default: 600")
+    train.add_argument("--test-answers", type=int, default=24, metavar="N", help="most per domain; default: 24")
+    train.add_argument("--max-tokens", type=int, default=160, metavar="N", help="of an answer; default: 160")
+    train.add_argument(
+        "--max-prompt", type=int, default=640, metavar="N", help="tokens; longer prompts are left out; default: 640"
+    )
+    train.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7, 0.0, 1.0], metavar="T")
+    train.add_argument("--layers", type=int, nargs="+", default=[], metavar="L", help="the target's that feed the head")
+    train.add_argument("--draft-vocab", type=int, default=8192, metavar="N", help="ids it can draft; default: 8192")
+    train.add_argument("--window", type=int, default=128, metavar="N", help="prompt tokens it sees; default: 128")
+    train.add_argument("--inner", type=int, metavar="N", help="width of its gated layer; default: the target's")
+    train.add_argument("--steps", type=int, default=1500, metavar="N", help="default: 1500")
+    train.add_argument("--batch-tokens", type=int, default=2048, metavar="N", help="of a step; default: 2048")
+    train.add_argument("--levels", type=int, default=4, metavar="N", help="of a chain that are trained; default: 4")
+    train.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="default: 0.001")
+    train.add_argument("--batch", type=int, default=64, metavar="N", help="answers generated at once; default: 64")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
+    train.add_argument(
+        "--source", action="append", default=[], metavar="TEXT", help="of the prompts, for the model card"
+    )
+    train.set_defaults(run=_train)
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +191,43 @@ def _trace(arguments: argparse.Namespace) -> int:
     from paceline.cluster.trace_command import trace
 
     return trace(arguments.url, arguments.seconds, arguments.output)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.train_command import train
+    from paceline.cluster.training.train_settings import DataSettings, TrainSettings
+
+    data = DataSettings(
+        target=arguments.target,
+        prompts=tuple(arguments.prompts),
+        test_prompts=tuple(arguments.test),
+        answers=arguments.answers,
+        test_answers=arguments.test_answers,
+        max_tokens=arguments.max_tokens,
+        max_prompt=arguments.max_prompt,
+        temperatures=tuple(arguments.temperatures),
+        feature_layers=tuple(arguments.layers),
+        seed=arguments.seed,
+    )
+    return train(
+        TrainSettings(
+            output=arguments.output,
+            data_folder=arguments.data or arguments.output.with_name(arguments.output.name + ".data"),
+            data=data,
+            domains=tuple(arguments.domain),
+            expert_of=arguments.expert_of,
+            draft_vocab=arguments.draft_vocab,
+            window=arguments.window,
+            inner=arguments.inner,
+            steps=arguments.steps,
+            batch_tokens=arguments.batch_tokens,
+            levels=arguments.levels,
+            learning_rate=arguments.learning_rate,
+            batch=arguments.batch,
+            device=arguments.device,
+            sources=tuple(arguments.source),
+        )
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -6,15 +6,25 @@ table model. Each kind is scored token by token, in blocks, and after drafting w
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from table_model import TableModel
+from tiny_head import WithFeatures, make_tiny_head
+from tiny_models import make_tiny_llama
 
+from paceline.actors.draft_head import DraftHead
 from paceline.actors.drafter import Drafter
 from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_options import NgramOptions, SuffixOptions
+from paceline.actors.head import Head
 from paceline.actors.messages import Commit, Draft, DrafterBatch, Laws, Open, Propose
 from paceline.actors.model_drafter import ModelDrafter
 from paceline.actors.ngram import Ngram
@@ -22,6 +32,24 @@ from paceline.actors.sampling import Sampling
 from paceline.actors.suffix import Suffix
 
 VOCAB = 12
+
+
+@functools.cache
+def _head_folders() -> tuple[Path, Path]:
+    """A target and a head for it, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="head-contract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = make_tiny_llama(folder / "target", vocab_size=VOCAB, layers=2, seed=2)
+    make_tiny_head(folder / "head", target, (1, 2), range(1, VOCAB), seed=3)
+    return target, folder / "head"
+
+
+def _head() -> Drafter:
+    target, folder = _head_folders()
+    model = DraftHead(folder, target, torch.float32, torch.device("cpu"), "none")
+    return WithFeatures(Head(model, width=VOCAB, min_confidence=0.0, seed=1))
+
+
 SEED = 37  # of a table whose greedy guesses hit the trajectory now and then
 KINDS: dict[str, Callable[[], Drafter]] = {
     "ngram": lambda: Ngram(NgramOptions(), VOCAB),
@@ -30,6 +58,7 @@ KINDS: dict[str, Callable[[], Drafter]] = {
     "suffix with memory": lambda: Suffix(SuffixOptions(min_match=1, min_probability=0.0), VOCAB, seed=1),
     "model": lambda: ModelDrafter(TableModel(VOCAB, seed=SEED), width=VOCAB, min_confidence=0.0, seed=1),
     "model, narrow": lambda: ModelDrafter(TableModel(VOCAB, seed=SEED), width=3, min_confidence=0.0, seed=1),
+    "head": _head,
 }
 SAMPLINGS = {
     "greedy": Sampling(),
@@ -203,7 +232,11 @@ def test_closing_forgets_every_sequence(kind: str) -> None:
     seqs = list(range(5))
     drafter.open([Open(seq, PROMPT, Sampling()) for seq in seqs])
     drafter.propose([Propose(seq, len(PROMPT), 3) for seq in seqs])
-    tables = [value for value in vars(drafter).values() if isinstance(value, dict) and len(value) == len(seqs)]
+    tables = [
+        value
+        for value in vars(getattr(drafter, "inner", drafter)).values()
+        if isinstance(value, dict) and len(value) == len(seqs)
+    ]
     assert tables, "every kind keeps its sequences in a table"
     drafter.close(seqs)
     assert not any(tables)

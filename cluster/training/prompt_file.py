@@ -1,4 +1,4 @@
-"""Prompts for benchmarks: JSON lines, gzip or not, in any of three shapes.
+"""Prompts for training and benchmarks: JSON lines, gzip or not, in any of three shapes.
 
 {"domain", "prompt"} as in `benchmarks/prompts`; {"prompt", "response"}, whose domain is the file's folder; and
 Spec-Bench's {"question_id", "category", "turns": [...]}, of which the first turn is used.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from paceline.actors.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +27,29 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Read a file.
 
     Raises:
-        ValueError: a line is not JSON or has none of the known shapes; the message names file and line.
+        ConfigError: the file cannot be read, holds no prompts, or a line is not JSON or has none of the known shapes;
+            the message names file and line.
     """
-    prompts = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                if "turns" in item:
-                    prompts.append(Prompt(str(item["category"]), str(item["turns"][0])))
-                else:
-                    prompts.append(Prompt(str(item.get("domain", path.parent.name)), str(item["prompt"])))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise ValueError(f"{path}:{number}: not a prompt ({error!r})") from None
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
+            prompts = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON lines ({error})") from error
     if not prompts:
-        raise ValueError(f"{path}: holds no prompts")
+        raise ConfigError(f"{path}: holds no prompts; expected a JSON object with `prompt` on each line")
     return prompts
+
+
+def _parse(path: Path, number: int, line: str) -> Prompt:
+    try:
+        item = json.loads(line)
+        if "turns" in item:
+            prompt = Prompt(str(item["category"]), item["turns"][0])
+        else:
+            prompt = Prompt(str(item.get("domain", path.resolve().parent.name)), item["prompt"])
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigError(f"{path}:{number}: not a prompt ({error!r})") from None
+    if not isinstance(prompt.text, str) or not prompt.text.strip():
+        raise ConfigError(f"{path}:{number}: prompt: expected text, got {prompt.text!r}")
+    return prompt

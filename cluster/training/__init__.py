@@ -1,0 +1,1 @@
+"""`paceline train`: from a target and prompts to a drafter folder, in stages that can each be resumed."""
