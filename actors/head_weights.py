@@ -56,7 +56,8 @@ class HeadWeights:
     def linear(self, name: str, dtype: torch.dtype, device: torch.device, quantization: Quantization) -> Linear:
         """A matrix to multiply by: as it is stored for int8, otherwise widened and made anew."""
         if quantization == "int8" and device.type == "cpu":
-            return Int8Linear(self.tensors[name], self.tensors[f"{name}.scales"].to(dtype), None)
+            # Copied: a file's tensors lie at any multiple of 8, and the kernel reads what is aligned to a vector.
+            return Int8Linear(self.tensors[name].clone(), self.tensors[f"{name}.scales"].to(dtype, copy=True), None)
         return make_linear(self.matrix(name).to(device, dtype), None, quantization)
 
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from paceline.cluster.config import load_config
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.training.prompt_file import Prompt, read_prompts
 
@@ -68,11 +68,11 @@ def main() -> None:
 
 def measured_document(config: Path) -> dict[str, Any]:
     """A configuration that keeps nothing of earlier requests: a prompt that comes again costs what it cost."""
-    document: dict[str, Any] = yaml.safe_load(config.read_text())
-    document.setdefault("target", {})["prefix_cache_tokens"] = 0
+    document = load_config(config).model_dump(mode="json")
+    document["target"]["prefix_cache_tokens"] = 0
     for drafter in document["drafters"]:
         if drafter["kind"] == "suffix":
-            drafter["options"] = {**drafter.get("options", {}), "memory_tokens": 0}
+            drafter["options"] = {**drafter["options"], "memory_tokens": 0}
     return document
 
 

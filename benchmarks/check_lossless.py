@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 import torch
-import yaml
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +30,7 @@ from paceline.actors.causal_model import CausalModel, Step
 from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
+from paceline.cluster.config import load_config
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training.prompt_file import read_prompts
@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--concurrency", type=int, default=8)
     options = parser.parse_args()
-    document = yaml.safe_load(options.config.read_text())
+    document = load_config(options.config).model_dump(mode="json")
     document["target"]["dtype"] = options.dtype
     prompts = [prompt.text for prompt in read_prompts(options.prompts)]
-    folder = resolve(document["target"].get("model", "embedded")).path
+    folder = resolve(document["target"]["model"]).path
     exact = load_model(folder, dtype="float32")
     served_model = exact if options.dtype == "float32" else load_model(folder, dtype=options.dtype)
     tokenizer, stop = ChatTokenizer(folder), eos_ids(folder)

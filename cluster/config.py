@@ -190,7 +190,7 @@ def parse_config(document: Any, source: str = "config") -> ClusterConfig:
 
 
 def load_config(path: str | Path) -> ClusterConfig:
-    """Read a YAML file.
+    """Read a YAML file. Models given as `./folder` or `../folder` lie beside it, wherever the actors run.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or a field is wrong.
@@ -203,7 +203,29 @@ def load_config(path: str | Path) -> ClusterConfig:
         raise ConfigError(f"{path!s:.200}: cannot be read as UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({error})") from None
-    return parse_config({} if document is None else document, str(path))
+    return parse_config({} if document is None else _anchored(document, Path(path).resolve().parent), str(path))
+
+
+def _anchored(document: Any, folder: Path) -> Any:
+    """The document with its relative model folders made absolute; what is of no right shape is left to the parser."""
+
+    def anchored(settings: Any) -> Any:
+        model = settings.get("model") if isinstance(settings, dict) else None
+        if not isinstance(model, str) or not model.startswith(("./", "../")):
+            return settings
+        return {**settings, "model": str((folder / model).resolve())}
+
+    if not isinstance(document, dict):
+        return document
+    whole = dict(document)
+    if "target" in whole:
+        whole["target"] = anchored(whole["target"])
+    if isinstance(drafters := whole.get("drafters"), list):
+        whole["drafters"] = [
+            {**item, "options": anchored(item["options"])} if isinstance(item, dict) and "options" in item else item
+            for item in drafters
+        ]
+    return whole
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -42,6 +42,27 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
+def test_models_beside_the_file_are_found_from_anywhere(
+    tmp_path: Path, served: list[tuple[ClusterConfig, dict[str, Any]]]
+) -> None:
+    text = """
+target: {model: ./target}
+drafters:
+  - {name: near, kind: head, options: {model: ../zoo/near}}
+  - {name: far, kind: lm, options: {model: org/far}}
+  - {name: none, kind: ngram}
+"""
+    (tmp_path / "deploy").mkdir()
+    assert cli.main(["serve", write(tmp_path / "deploy", text)]) == 0
+    config = served[0][0]
+    assert config.target.model == str(tmp_path / "deploy" / "target")
+    assert [drafter.options.get("model") for drafter in config.drafters] == [
+        str(tmp_path / "zoo/near"),
+        "org/far",
+        None,
+    ]
+
+
 def failure(capsys: pytest.CaptureFixture[str]) -> str:
     """The one line on standard error."""
     captured = capsys.readouterr()

@@ -76,6 +76,7 @@ def evaluate_head(
         temperature: Of the sampled figures, above 0.
     """
     results: dict[str, DomainResult] = defaultdict(DomainResult)
+    device = head.norm.device
     for some in _batched(passages):
         slots = max(len(passage.tokens) for passage in some) - 1
         tokens = torch.zeros(len(some), slots + levels, dtype=torch.int64)
@@ -84,8 +85,9 @@ def evaluate_head(
         for row, passage in enumerate(some):
             tokens[row, : len(passage.tokens) - 1] = passage.tokens[1:]
             features[row, : len(passage.tokens) - 1] = passage.features[:-1]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            chains = head.chain(tokens[:, :slots], features, levels)
+        tokens, features = tokens.to(device), features.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            chains = head.chain(tokens[:, :slots], features, levels).cpu()
             states = head(tokens[:, : slots + levels - 1], features, levels)
             for row, passage in enumerate(some):
                 result = results[passage.domain]
@@ -131,10 +133,10 @@ def _count_sampled(
     if last <= first:
         return
     rows = head.head_rows
-    final = passage.features[1:, -head.config.width :].to(rows.dtype)  # [count, width] of tokens 1 ..
+    final = passage.features[1:, -head.config.width :].to(rows)  # [count, width] of tokens 1 ..
     normaliser = (final @ head.output_rows.T).float().div_(temperature).logsumexp(dim=-1)
     p = ((final @ rows.T).float() / temperature - normaliser[:, None]).exp()  # [count, draft_vocab]
-    product = torch.ones(last - first)
+    product = torch.ones(last - first, device=rows.device)
     for level, state in enumerate(states):
         q = ((state[first:last].to(rows.dtype) @ rows.T).float() / temperature).softmax(dim=-1)
         product = product * torch.minimum(p[first + level : last + level], q).sum(dim=-1)
