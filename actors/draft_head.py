@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from paceline.actors.causal_model import Step
 from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.decoder_stack import DecoderLayer, DecoderStack
-from paceline.actors.drafter_law import Vocabulary
 from paceline.actors.errors import ModelSourceError
 from paceline.actors.head_config import WEIGHTS_FILE, HeadConfig
 from paceline.actors.head_weights import read_head
+from paceline.actors.law_reader import Vocabulary
 from paceline.actors.linear import Linear, make_linear
 from paceline.actors.llama_cache import LlamaCache
 from paceline.actors.llama_config import LlamaConfig

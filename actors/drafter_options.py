@@ -86,6 +86,22 @@ class HeadOptions:
             raise ConfigError("model: is needed: a folder that `paceline train` wrote")
 
 
+@dataclass(frozen=True, slots=True)
+class RetrievalOptions:
+    """`retrieval`: the table of n-grams in the folder `model`; contexts shorter than `min_match` draft nothing.
+
+    A draft ends where even its likeliest next token would make it less probable than `min_probability`.
+    """
+
+    model: str = _option("")
+    min_match: int = _option(1, 1, 8)
+    min_probability: float = _option(0.05, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("model: is needed: a folder that `paceline datastore` wrote")
+
+
 def parse_options(kind: str, shape: type[Options], given: Mapping[str, Any]) -> Options:
     """Check a configuration's options of one kind.
 

@@ -13,6 +13,7 @@ from paceline.actors.drafter_options import (
     HeadOptions,
     LmOptions,
     NgramOptions,
+    RetrievalOptions,
     SuffixOptions,
     parse_options,
 )
@@ -64,12 +65,19 @@ def _head(options: Any, context: DrafterContext) -> Drafter:
     return build_head(options, context)
 
 
+def _retrieval(options: Any, context: DrafterContext) -> Drafter:
+    from paceline.actors.retrieval import Retrieval
+
+    return Retrieval(options, context.vocab_size, context.seed)
+
+
 _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = {
     "ngram": (NgramOptions, _ngram),
     "suffix": (SuffixOptions, _suffix),
     "early_exit": (EarlyExitOptions, _early_exit),
     "lm": (LmOptions, _lm),
     "head": (HeadOptions, _head),
+    "retrieval": (RetrievalOptions, _retrieval),
 }
 # Of kinds that read the target's features: the layers, by their options.
 _FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {

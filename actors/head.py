@@ -20,9 +20,10 @@ from paceline.actors import drafter_law
 from paceline.actors.bfloat16 import from_bits
 from paceline.actors.draft_head import DraftHead, HeadStep
 from paceline.actors.drafter import FeatureRequest
-from paceline.actors.drafter_law import Law, LawReader
+from paceline.actors.drafter_law import Law
 from paceline.actors.drafter_options import HeadOptions
 from paceline.actors.drafter_registry import DrafterContext
+from paceline.actors.law_reader import LawReader
 from paceline.actors.llama_cache import LlamaCache
 from paceline.actors.messages import Commit, Draft, Features, Open, Probs, Propose
 from paceline.actors.model_facts import Quantization

@@ -16,7 +16,8 @@ import numpy as np
 
 from paceline.actors import drafter_law
 from paceline.actors.causal_model import Cache, CausalModel, Step
-from paceline.actors.drafter_law import Law, LawReader
+from paceline.actors.drafter_law import Law
+from paceline.actors.law_reader import LawReader
 from paceline.actors.messages import Commit, Draft, Open, Probs, Propose
 from paceline.actors.sampling import Sampling
 

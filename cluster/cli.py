@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_train(commands)
 
+    datastore = commands.add_parser("datastore", help="count a target's answers for a retrieval drafter")
+    datastore.add_argument("output", type=Path, metavar="OUTPUT", help="drafter folder to write")
+    datastore.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="data folder of `paceline train`")
+    datastore.add_argument("--domain", nargs="+", default=[], help="only these domains; default: all")
+    datastore.add_argument("--target", default="embedded", help="`embedded`, a folder, or a hub id; default: embedded")
+    datastore.add_argument("--max-ngrams", type=int, default=500_000, metavar="N", help="kept; default: 500000")
+    datastore.set_defaults(run=_datastore)
+
     doctor = commands.add_parser("doctor", help="check this machine, and say what to do")
     doctor.add_argument("--config", type=Path, metavar="FILE", help="settings to check for; default: deploy/local.yaml")
     doctor.add_argument("--json", action="store_true", help="print one JSON document")
@@ -228,6 +236,15 @@ def _train(arguments: argparse.Namespace) -> int:
             sources=tuple(arguments.source),
         )
     )
+
+
+def _datastore(arguments: argparse.Namespace) -> int:
+    from paceline.actors.model_facts import vocabulary_size
+    from paceline.actors.model_source import resolve
+    from paceline.cluster.datastore_command import datastore
+
+    vocab_size = vocabulary_size(resolve(arguments.target).path)
+    return datastore(arguments.output, arguments.data, arguments.domain, vocab_size, arguments.max_ngrams)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -23,11 +23,13 @@ from tiny_models import make_tiny_llama
 from paceline.actors.draft_head import DraftHead
 from paceline.actors.drafter import Drafter
 from paceline.actors.drafter_host import DrafterHost
-from paceline.actors.drafter_options import NgramOptions, SuffixOptions
+from paceline.actors.drafter_options import NgramOptions, RetrievalOptions, SuffixOptions
 from paceline.actors.head import Head
 from paceline.actors.messages import Commit, Draft, DrafterBatch, Laws, Open, Propose
 from paceline.actors.model_drafter import ModelDrafter
 from paceline.actors.ngram import Ngram
+from paceline.actors.ngram_store import build_store
+from paceline.actors.retrieval import Retrieval
 from paceline.actors.sampling import Sampling
 from paceline.actors.suffix import Suffix
 
@@ -42,6 +44,16 @@ def _head_folders() -> tuple[Path, Path]:
     target = make_tiny_llama(folder / "target", vocab_size=VOCAB, layers=2, seed=2)
     make_tiny_head(folder / "head", target, (1, 2), range(1, VOCAB), seed=3)
     return target, folder / "head"
+
+
+@functools.cache
+def _corpus() -> Path:
+    """A table of texts like TEXT, and of others."""
+    folder = Path(tempfile.mkdtemp(prefix="corpus-contract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    others = np.random.default_rng(4).integers(0, VOCAB, (20, 30)).tolist()
+    build_store([[4, 5, 1, 2, 3, 4, 6, 7, 1, 2], [9, 9, 9, 3, 4, 5], *others], VOCAB, 1000).write(folder)
+    return folder
 
 
 def _head() -> Drafter:
@@ -59,6 +71,9 @@ KINDS: dict[str, Callable[[], Drafter]] = {
     "model": lambda: ModelDrafter(TableModel(VOCAB, seed=SEED), width=VOCAB, min_confidence=0.0, seed=1),
     "model, narrow": lambda: ModelDrafter(TableModel(VOCAB, seed=SEED), width=3, min_confidence=0.0, seed=1),
     "head": _head,
+    "retrieval": lambda: Retrieval(
+        RetrievalOptions(model=str(_corpus()), min_match=1, min_probability=0.0), VOCAB, seed=1
+    ),
 }
 SAMPLINGS = {
     "greedy": Sampling(),
