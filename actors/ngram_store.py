@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ class NgramStore:
     def write(self, folder: Path) -> None:
         """Write the folder's table."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"grams": self.grams, "counts": self.counts}
+        tensors: dict[str, npt.NDArray[Any]] = {"grams": self.grams, "counts": self.counts}
         save_file(tensors, folder / STORE_FILE, {"vocab_size": str(self.vocab_size)})
 
     @classmethod

@@ -72,7 +72,9 @@ class Retrieval:
         drafts = []
         for item in proposes:
             text = self._texts[item.seq]
-            tail, tokens, laws, sure = text.tail, [], [], 1.0
+            tail, sure = text.tail, 1.0
+            tokens: list[int] = []
+            laws: list[Law] = []
             while len(tokens) < item.length:
                 law = self._law(tail, text.point_mass)
                 # Whether to go on may depend on the law, never on the token drawn from it (see suffix.py).
