@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 
+from paceline.actors.draft_length import Ask
 from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
@@ -21,16 +22,16 @@ class Arm:
     length: int
 
 
-def choose_arm(sequence: Sequence, setup: Setup, usable: Collection[str], batch: int) -> Arm | None:
-    """The arm of a sequence in a round of `batch` sequences; None decodes plainly."""
-    most = sequence.draft_limit(setup.max_draft)
-    drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
-    if drafter is None:
-        return None
-    length = most
-    if setup.lengths is not None:
-        length = setup.lengths.choose(sequence.seq, drafter, most, batch, carried_tokens(sequence, drafter))
-    return Arm(drafter, length) if length else None
+def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collection[str]) -> dict[int, Arm]:
+    """The arms of a round's sequences, by sequence id; who has none decodes plainly."""
+    asks: list[Ask] = []
+    for sequence in sequences:
+        most = sequence.draft_limit(setup.max_draft)
+        drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
+        if drafter is not None:
+            asks.append(Ask(sequence.seq, drafter, most, carried_tokens(sequence, drafter)))
+    lengths = [ask.most for ask in asks] if setup.lengths is None else setup.lengths.choose(asks, len(sequences))
+    return {ask.seq: Arm(ask.drafter, length) for ask, length in zip(asks, lengths, strict=True) if length}
 
 
 def carried_tokens(sequence: Sequence, drafter: str) -> int:

@@ -2,10 +2,11 @@
 
 The aim is tokens per millisecond. With rho = what the target lately made of a millisecond, a draft of k tokens brings
 alpha + alpha^2 + ... + alpha^k more tokens, where alpha is the chance that a drafted token is accepted after those
-before it were, and costs rho (v(k) + d(k)) / n tokens that the same time would have made: v milliseconds for k more
-positions of each of the n sequences in the target's forward, as if all did alike, d for waiting for the drafts. The k
-that gains most is taken, and none where even that loses; so a busy target, where positions are dear, drafts less and at
-last nothing. Maximising gain - rho cost is maximising the ratio itself (Dinkelbach 1967).
+before it were, and costs rho (v(k) / n + d(k) / m) tokens that the same time would have made: v milliseconds for k
+more positions of each of the round's n sequences, as if all did alike, and d for waiting, which the m sequences that
+ask in this round share, while all n wait. The k that gains most is taken, and none where even that loses; who drops out
+leaves the wait to the others, so this is done over until nobody does. A busy target, where positions are dear, thus
+drafts less and at last nothing. Maximising gain - rho cost is maximising the ratio itself (Dinkelbach 1967).
 
 All of it is measured by the target while it runs. The first rounds try several lengths, to learn what they cost. What
 a drafter is worth to a sequence is forgotten while it is not asked, and now and then it is asked all the same, since a
@@ -34,6 +35,17 @@ LAST_PROBE = 64
 STRETCH = 32  # each so manieth draft is a token longer than what seems best, to learn what that costs
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A sequence's drafter, the longest draft that may be asked for, and how many tokens it has drafted already, which
+    nobody waits for."""
+
+    seq: int
+    drafter: str
+    most: int
+    ready: int = 0
+
+
 @dataclass(slots=True)
 class _Record:
     """Discounted counts of drafted tokens that were judged (those before and at the first rejection), and accepted;
@@ -52,14 +64,14 @@ class _Record:
         self.asked *= memory
         self.brought *= memory
 
-    def due(self) -> bool:
-        """One plain round more: whether it is time for a probe."""
+    def rest(self) -> None:
+        """One plain round more."""
         self.fade(MEMORY)
         self.plain += 1
-        if self.plain < self.patience:
-            return False
+
+    def probe(self) -> None:
+        """It is asked against the odds; longer may pass before the next time."""
         self.plain, self.patience = 0, min(2 * self.patience, LAST_PROBE)
-        return True
 
     def add(self, drafted: int, accepted: int, asked: bool) -> None:
         self.asked += asked
@@ -99,40 +111,65 @@ class DraftLength:
         self._tokens = 0.0
         self._ms = 0.0
 
-    def choose(self, seq: int, drafter: str, most: int, batch: int, ready: int = 0) -> int:
-        """Tokens to ask a drafter for.
+    def choose(self, asks: Items[Ask], batch: int) -> list[int]:
+        """Tokens to ask each one's drafter for.
 
         Args:
-            seq: The sequence.
-            drafter: Who would draft.
-            most: The longest draft that may be asked for.
-            batch: Sequences that decode in this round.
-            ready: Tokens that it has drafted already, which nobody waits for.
+            asks: Who could draft for which sequence, each sequence once.
+            batch: Sequences that decode in this round; those that nobody asks for decode plainly.
 
         Returns:
-            0 to `most`; 0 decodes plainly.
+            For each, 0 to its `most`; 0 decodes plainly.
         """
-        worth = self._drafters.setdefault(drafter, _Worth())
         plain_ms = self._verify.at(batch)
         if self._rounds < START_ROUNDS or plain_ms is None:
-            return round(most * START[self._rounds % len(START)])
+            return [round(ask.most * START[self._rounds % len(START)]) for ask in asks]
         rate = self._tokens / self._ms
-        alpha, share = worth.chances(seq)
-        best, length, tokens, chance = 0.0, 0, 0.0, 1.0
-        for count in range(1, most + 1):
+        options = [self._options(ask, batch, plain_ms, rate) for ask in asks]
+        lengths = [ask.most for ask in asks]
+        askers = len(asks)
+        while True:
+            for index, gains in enumerate(options):
+                if lengths[index]:
+                    lengths[index] = _best(gains, rate / max(askers, 1))
+            left = sum(length > ask.ready for length, ask in zip(lengths, asks, strict=True))
+            if left == askers:
+                break
+            askers = left
+        return self._settled(asks, lengths)
+
+    def _options(self, ask: Ask, batch: int, plain_ms: float, rate: float) -> list[tuple[float, float]]:
+        """Of 1, 2, .. tokens: what they gain in tokens, positions paid for, and the milliseconds of the wait."""
+        worth = self._drafters.setdefault(ask.drafter, _Worth())
+        alpha, share = worth.chances(ask.seq)
+        options, tokens, chance = [], 0.0, 1.0
+        for count in range(1, ask.most + 1):
             chance *= alpha
             tokens += chance
             more_ms = ((self._verify.at(batch * (1 + count)) or plain_ms) - plain_ms) / batch
-            wait_ms = 0.0 if count <= ready else worth.time.at(count) or 0.0
-            gain = (1.0 if count <= ready else share) * (tokens - rate * more_ms) - rate * wait_ms / batch
-            if gain > best:
-                best, length = gain, count
-        own = worth.own.setdefault(seq, _Record())
-        if length:
-            own.plain, own.patience = 0, FIRST_PROBE
-            worth.drafts += 1
-            return min(most, length + (worth.drafts % STRETCH == 0))
-        return min(most, PROBE) if own.due() else 0
+            known = count <= ask.ready
+            gain = (1.0 if known else share) * (tokens - rate * more_ms)
+            options.append((gain, 0.0 if known else worth.time.at(count) or 0.0))
+        return options
+
+    def _settled(self, asks: Items[Ask], lengths: list[int]) -> list[int]:
+        """The lengths, with now and then a token more, and probes of those that rest: together, since all wait."""
+        records = [self._drafters[ask.drafter].own.setdefault(ask.seq, _Record()) for ask in asks]
+        for index, (ask, own) in enumerate(zip(asks, records, strict=True)):
+            if lengths[index]:
+                own.plain, own.patience = 0, FIRST_PROBE
+                worth = self._drafters[ask.drafter]
+                worth.drafts += 1
+                lengths[index] = min(ask.most, lengths[index] + (worth.drafts % STRETCH == 0))
+            else:
+                own.rest()
+        resting = [index for index, length in enumerate(lengths) if not length]
+        if any(records[index].plain >= records[index].patience for index in resting):
+            for index in resting:
+                if 2 * records[index].plain >= records[index].patience:
+                    records[index].probe()
+                    lengths[index] = min(asks[index].most, PROBE)
+        return lengths
 
     def drafted(self, seq: int, drafter: str, drafted: int, accepted: int, asked: bool = True) -> None:
         """Learn from one sequence's round with a drafter; `drafted` is 0 where it was asked and had nothing to say."""
@@ -166,3 +203,13 @@ class DraftLength:
         """Forget a sequence."""
         for worth in self._drafters.values():
             worth.own.pop(seq, None)
+
+
+def _best(options: Items[tuple[float, float]], price: float) -> int:
+    """The length that gains most where a millisecond of waiting costs `price` tokens; 0 where all lose."""
+    best, length = 0.0, 0
+    for count, (gain, wait_ms) in enumerate(options, 1):
+        net = gain - price * wait_ms
+        if net > best:
+            best, length = net, count
+    return length

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 
-from paceline.actors.arm_choice import ask_length, carried_tokens, choose_arm
+from paceline.actors.arm_choice import ask_length, carried_tokens, choose_arms
 from paceline.actors.carried_draft import carry, first_tokens
 from paceline.actors.causal_model import Step
 from paceline.actors.generation import Chunk
@@ -42,7 +42,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     # choose: an arm per sequence, from the newest weights this target holds
     with span("choose"):
         usable = pool.usable()
-        arms = {s.seq: arm for s in ready if (arm := choose_arm(s, setup, usable, len(ready))) is not None}
+        arms = choose_arms(ready, setup, usable)
 
     # draft: all chosen drafters at once, each with its own deadline
     asks = defaultdict(list)
