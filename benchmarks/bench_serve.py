@@ -205,12 +205,27 @@ def report(
     CONSOLE.print(table)
     best = max(singles, key=lambda name: summary[name]["tokens_per_s"]) if singles else "plain"
     ratio = statistics.median(rate("selector", r) / rate(best, r) for r in repeats)
+    oracle = {
+        "speed": statistics.median(
+            rate("selector", r) / best_by_prompt(rows, [*singles, "plain"], r, "seconds") for r in repeats
+        ),
+        "tokens_per_round": statistics.median(
+            sum(row["tokens"] for row in rows if row["arm"] == "selector" and row["repeat"] == r)
+            / sum(row["rounds"] for row in rows if row["arm"] == "selector" and row["repeat"] == r)
+            / best_by_prompt(rows, [*singles, "plain"], r, "rounds")
+            for r in repeats
+        ),
+    }
     share: dict[str, float] = defaultdict(float)
     chosen = [r for r in rows if r["arm"] == "selector"]
     for row in chosen:
         for name, part in row["rounds_by_drafter"].items():
             share[name] += part / sum(r["rounds"] for r in chosen)
     CONSOLE.print(f"selector / best single drafter ({best}): {ratio:.3f}")
+    CONSOLE.print(
+        f"selector / per-request oracle (the best arm of each prompt, known afterwards): {oracle['speed']:.3f}, "
+        f"in tokens per round {oracle['tokens_per_round']:.3f}"
+    )
     CONSOLE.print("selector's rounds: " + ", ".join(f"{name} {part:.0%}" for name, part in sorted(share.items())))
     line = {
         "benchmark": "serve",
@@ -219,10 +234,22 @@ def report(
         "arms": summary,
         "best_single": best,
         "selector_vs_best_single": ratio,
+        "selector_vs_oracle": oracle,
         "selector_share": share,
         **source,
     }
     print(json.dumps(line))
+
+
+def best_by_prompt(rows: list[dict[str, Any]], names: list[str], repeat: int, by: str) -> float:
+    """Tokens per second (`by` seconds) or round of the arm that did best on each prompt of one repetition."""
+    best: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        if row["repeat"] == repeat and row["arm"] in names:
+            held = best.get(row["prompt"])
+            if held is None or row["tokens"] / row[by] > held["tokens"] / held[by]:
+                best[row["prompt"]] = row
+    return float(sum(row["tokens"] for row in best.values()) / sum(row[by] for row in best.values()))
 
 
 def cluster_memory_mib(pid: int) -> float:
