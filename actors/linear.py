@@ -7,6 +7,7 @@ of each weight that it multiplies by.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,17 +52,21 @@ class DenseLinear:
         return F.linear(x, self.weight, self.bias)
 
 
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # x [rows, in], weight [out, in] -> [rows, out]
+
+
 @dataclass(frozen=True, slots=True)
 class FewRowsLinear(DenseLinear):
     """The same on a CPU in bfloat16, where a few rows have a kernel of their own."""
 
+    product: Product
+    most_rows: int  # that it takes
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        from paceline.kernels.linear_numba import MOST_ROWS, multiply
-
-        if not 1 <= len(x) <= MOST_ROWS:
+        if not 1 <= len(x) <= self.most_rows:
             return F.linear(x, self.weight, self.bias)
-        y = multiply(x, self.weight)
+        y = self.product(x, self.weight)
         return y if self.bias is None else y.add_(self.bias)
 
 
@@ -117,9 +122,7 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, quantization: Q
     if quantization not in QUANTIZATIONS:
         raise ModelSourceError(f"quantization: {quantization!r}; expected one of {', '.join(QUANTIZATIONS)}")
     if quantization == "none" and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
-        from paceline.kernels.linear_numba import fits  # seconds of imports that no CUDA target needs
-
-        return FewRowsLinear(weight, bias) if fits(weight) else DenseLinear(weight, bias)
+        return _few_rows(weight, bias)
     if quantization == "none":
         return DenseLinear(weight, bias)
     if weight.device.type != "cpu":
@@ -131,6 +134,22 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, quantization: Q
         return Int4Linear(packed, scales_and_zeros, bias)
     integers, scales = quantize_int8(weight)
     return Int8Linear(integers, scales, bias)
+
+
+def _few_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """With the kernel that this CPU and these shapes allow. Importing one is seconds that no CUDA target needs."""
+    from paceline.kernels.simd import multiplies_pairs
+
+    if multiplies_pairs():
+        from paceline.kernels import linear_pairs_numba as pairs
+
+        if pairs.fits(weight):
+            return FewRowsLinear(weight, bias, pairs.multiply, pairs.MOST_ROWS)
+    from paceline.kernels import linear_numba as singles
+
+    if singles.fits(weight):
+        return FewRowsLinear(weight, bias, singles.multiply, singles.MOST_ROWS)
+    return DenseLinear(weight, bias)
 
 
 def quantize_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

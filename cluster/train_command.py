@@ -92,10 +92,9 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
     export_head(head, settings.output, results, calibration(results.values()), about)
     plot_training(scratch / "loss.jsonl", settings.output / "training.png", settings.output.name)
     console.print(_table(settings.output.name, results))
-    console.print(f"{settings.output}: written. To use it, add to the drafters of a configuration:")
-    console.print(
-        f"  - name: {settings.output.name}\n    kind: head\n    options: {{model: {settings.output.resolve()}}}"
-    )
+    use = f"  - name: {settings.output.name}\n    kind: head\n    options: {{model: {settings.output.resolve()}}}"
+    console.print(f"{settings.output}: written. To use it, add to the drafters of a configuration:", soft_wrap=True)
+    console.print(use, soft_wrap=True)
     return 0
 
 

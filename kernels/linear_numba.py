@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from paceline.kernels.decoder_ops import LANES
-from paceline.kernels.simd import FAST, FLOAT, I32, I64, VECTOR, at, compiled, load, store
+from paceline.kernels.simd import FAST, FLOAT, I32, I64, VECTOR, at, compiled, load, store, sum_lanes
 from paceline.kernels.team import Team
 
 MOST_ROWS = 4
@@ -58,19 +58,7 @@ def _dots(rows: int) -> Any:
             results = builder.inttoptr(out, FLOAT.as_pointer())
             for row in range(rows):
                 for output in range(OUTPUTS):
-                    total = builder.load(sums[row][output])
-                    width = LANES
-                    while width > 1:  # fold the upper half onto the lower
-                        width //= 2
-                        undefined = ir.Constant(total.type, ir.Undefined)
-                        low, high = (
-                            builder.shuffle_vector(
-                                total, undefined, ir.Constant(ir.VectorType(I32, width), list(range(s, s + width)))
-                            )
-                            for s in (0, width)
-                        )
-                        total = builder.fadd(low, high, flags=FAST)
-                    value = builder.extract_element(total, ir.Constant(I32, 0))
+                    value = sum_lanes(builder, builder.load(sums[row][output]))
                     builder.store(value, builder.gep(results, [ir.Constant(I64, row * OUTPUTS + output)]))
             return context.get_dummy_value()
 

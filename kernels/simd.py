@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -30,6 +30,11 @@ FAST = ("fast",)
 # `kind`, a zero of the element type, tells float32 (a float32) from bfloat16 (its bits, a uint16): one source, two
 # signatures, which numba's cache on disk can tell apart.
 KINDS = {torch.float32: np.float32(0.0), torch.bfloat16: np.uint16(0)}
+
+
+def multiplies_pairs() -> bool:
+    """Whether this CPU has an instruction for products of pairs of bfloat16."""
+    return bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -105,6 +110,22 @@ def power_of_two(_: Any, exponent: Any) -> Any:
         return builder.bitcast(builder.shl(biased, ir.Constant(I32, 23)), FLOAT)
 
     return types.float32(types.int32), generate
+
+
+def sum_lanes(builder: Any, total: Any) -> Any:
+    """In an intrinsic: the sum of a VECTOR's elements, the upper half folded onto the lower until one is left."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        undefined = ir.Constant(total.type, ir.Undefined)
+        low, high = (
+            builder.shuffle_vector(
+                total, undefined, ir.Constant(ir.VectorType(I32, width), list(range(start, start + width)))
+            )
+            for start in (0, width)
+        )
+        total = builder.fadd(low, high, flags=FAST)
+    return builder.extract_element(total, ir.Constant(I32, 0))
 
 
 @intrinsic  # type: ignore[untyped-decorator]

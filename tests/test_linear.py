@@ -16,6 +16,8 @@ from paceline.actors.linear import (
     quantize_int4,
     quantize_int8,
 )
+from paceline.kernels import linear_numba
+from paceline.kernels.simd import multiplies_pairs
 
 OUT, IN = 48, 96
 
@@ -39,7 +41,7 @@ def widened(integers: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 96), (4, 16), (960, 576), (2000, 1536)])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 15, 32, 33])
 def test_a_few_rows_are_multiplied_as_torch_does(rows: int, outputs: int, inputs: int, biased: bool) -> None:
     """Summed in float32 and rounded once: within one rounding of the exact product. The larger ones take threads."""
     noise = torch.Generator().manual_seed(rows)
@@ -53,6 +55,31 @@ def test_a_few_rows_are_multiplied_as_torch_does(rows: int, outputs: int, inputs
     exact = x.double() @ weight.double().T
     rounding = (exact.abs() + (0 if bias is None else bias.abs())) * 2**-7 + 1e-3
     assert ((y.double() - exact - (0 if bias is None else bias.double())).abs() <= rounding).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_the_kernel_without_pairs_computes_the_same(rows: int) -> None:
+    """What runs on CPUs that cannot multiply pairs of bfloat16; this one may well be able to."""
+    noise = torch.Generator().manual_seed(rows)
+    weight = torch.randn(960, 576, generator=noise).to(torch.bfloat16)
+    x = torch.randn(rows, 576, generator=noise).to(torch.bfloat16)
+    exact = x.double() @ weight.double().T
+    assert ((linear_numba.multiply(x, weight).double() - exact).abs() <= exact.abs() * 2**-7 + 1e-3).all()
+
+
+@pytest.mark.skipif(not multiplies_pairs(), reason="the CPU has no products of pairs of bfloat16")
+def test_a_row_does_not_depend_on_the_others() -> None:
+    """To the bit: a verified draft then rounds as plain decoding does."""
+    from paceline.kernels import linear_pairs_numba as pairs
+
+    noise = torch.Generator().manual_seed(1)
+    for outputs, inputs in ((960, 576), (576, 1536), (4, 32)):
+        weight = torch.randn(outputs, inputs, generator=noise).to(torch.bfloat16)
+        x = torch.randn(pairs.MOST_ROWS, inputs, generator=noise).to(torch.bfloat16)
+        whole = pairs.multiply(x, weight)
+        for rows in range(1, pairs.MOST_ROWS):
+            assert torch.equal(pairs.multiply(x[:rows], weight), whole[:rows])
+            assert torch.equal(pairs.multiply(x[rows:], weight), whole[rows:])
 
 
 def test_weights_of_odd_shapes_are_torchs() -> None:
