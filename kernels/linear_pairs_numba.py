@@ -1,8 +1,8 @@
 """Rows times bfloat16 weights on a CPU that multiplies pairs of bfloat16 (AVX512_BF16: Zen 4, Cooper Lake and later).
 
 Each thread reads its share of the weights once, four outputs at a time as they lie, and every block of rows meets them
-while they are near; nothing is widened, and what comes next is fetched ahead. A row's result does not depend on how many
-others there are, so what this computes of a verified draft is to the bit what plain decoding would have.
+while they are near; nothing is widened, and what comes next is fetched ahead. A row's result does not depend on how
+many others there are, so what this computes of a verified draft is to the bit what plain decoding would have.
 """
 
 from __future__ import annotations

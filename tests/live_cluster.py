@@ -14,8 +14,9 @@ import httpx
 
 from paceline.cluster.served_process import ServedProcess
 
-PROMPTS = Path(__file__).resolve().parent.parent / "benchmarks" / "prompts" / "first_ride.jsonl"
-DRAFTERS = ("ngram", "suffix", "early_exit")
+ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
+DRAFTERS = ("ngram", "suffix", "early_exit", "generalist")
 # float32: greedy text is then a function of the prompt alone, whatever the shape of the batch.
 DOCUMENT: dict[str, Any] = {
     "target": {"model": "embedded", "dtype": "float32", "max_queue": 8},
@@ -23,6 +24,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "ngram", "kind": "ngram", "options": {"min_ngram": 1}},
         {"name": "suffix", "kind": "suffix"},
         {"name": "early_exit", "kind": "early_exit", "options": {"layers": 6}},
+        {"name": "generalist", "kind": "head", "options": {"model": str(ROOT / "zoo" / "generalist")}},
     ],
     "network": {"host": "127.0.0.1"},
 }
