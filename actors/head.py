@@ -3,8 +3,8 @@
 Slot j of its cache is fed token j and the features of token j - 1, and gives the law of token j + 1. Committed text is
 caught up with in one forward, on true features; a draft goes on from there on the head's own states, a forward per
 token after the first, and its slots are forgotten with the next commit, true features being better. So a commit
-measures the acceptance of a chain's first level only: deeper ones are worse by `calibration`, measured when the head
-was trained, and every gamma is multiplied by it.
+measures the acceptance of a chain's first level only, and deeper ones are worse: every gamma is multiplied by
+`calibration`, with which the first level's tell the length of chains as it was measured when the head was trained.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from paceline.actors.errors import ModelSourceError
 FORMAT = "paceline-head-1"
 CONFIG_FILE = "head.json"
 WEIGHTS_FILE = "head.safetensors"
+WINDOW_MOST = 1024  # rows of features in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class HeadConfig:
     """A head for one target. `width`, `vocab_size`, `rope_theta` and `rms_eps` are the target's own.
 
     `feature_layers` counts as `Llama` does: l is the residual stream after l layers, the last one the final norm's
-    output. `window` is how many of a prompt's last tokens the head looks at. `calibration` is by how much a deeper
-    level's acceptance falls short of the first level's, which is what catching up measures (see `draft_head`).
+    output. `window` is how many of a prompt's last tokens the head looks at. Catching up measures the acceptance of a
+    chain's first level; times `calibration`, in (0, 1], it tells the length of chains (see `head`).
     """
 
     vocab_size: int
@@ -36,7 +37,7 @@ class HeadConfig:
     rms_eps: float
     draft_vocab: int
     feature_layers: tuple[int, ...]
-    window: int = 256
+    window: int = 64
     calibration: float = 1.0
 
     @classmethod
@@ -54,7 +55,11 @@ class HeadConfig:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             found = document.get("format") if isinstance(document, dict) else document
             raise ModelSourceError(f"{path}: format: expected {FORMAT!r}, got {found!r}")
-        return cls(**{item.name: _value(path, document, item.name, item.type) for item in fields(cls)})
+        config = cls(**{item.name: _value(path, document, item.name, item.type) for item in fields(cls)})
+        for name, most in (("calibration", 1.0), ("window", WINDOW_MOST)):
+            if getattr(config, name) > most:
+                raise ModelSourceError(f"{path}: {name}: expected at most {most}, got {getattr(config, name)}")
+        return config
 
     def write(self, folder: Path) -> None:
         """Write head.json."""

@@ -89,6 +89,8 @@ class NgramStore:
 def build_store(texts: Iterable[Sequence[int]], vocab_size: int, most: int) -> NgramStore:
     """Count the n-grams of texts; where there are more than `most`, the rarest go.
 
+    Only whole n-grams count: of a text's last tokens, what follows a shorter context is not seen.
+
     Args:
         texts: Token ids.
         vocab_size: Of the target.

@@ -35,7 +35,8 @@ class Retrieval:
         seed: Of the draws.
 
     Raises:
-        ModelSourceError: the table cannot be read, or is for another vocabulary.
+        ModelSourceError: the table cannot be read, is for another vocabulary, or has only contexts that are shorter
+            than `min_match`.
     """
 
     features = None
@@ -47,6 +48,9 @@ class Retrieval:
         if self._store.vocab_size != vocab_size:
             own = self._store.vocab_size
             raise ModelSourceError(f"{options.model}: counts ids of a vocabulary of {own}; the target has {vocab_size}")
+        if options.min_match >= self._store.order:
+            longest = self._store.order - 1
+            raise ModelSourceError(f"min_match: {options.min_match}; contexts in {options.model} have up to {longest}")
         self._chance = np.random.default_rng(seed)
         self._texts: dict[int, _Text] = {}
 

@@ -79,9 +79,8 @@ class SessionLedger:
 
     def sleep(self, seq: int, duration_s: float) -> None:
         """The drafter cannot take this sequence: leave it out for a while."""
-        if seq in self._entries:
-            entry = self._entries[seq]
-            entry.sent, entry.asleep_until_s = None, self._clock() + duration_s
+        entry = self._entries.setdefault(seq, _Entry())  # it may never have been opened: its Open was too large
+        entry.sent, entry.asleep_until_s = None, self._clock() + duration_s
 
     def serves(self, seq: int) -> bool:
         """Whether the drafter may be asked for this sequence now."""

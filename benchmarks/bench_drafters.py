@@ -1,8 +1,9 @@
 """Which drafter is good at what? Tokens per round of every drafter in every domain, and what its drafts cost.
 
 Greedy: the target answers each prompt once; every drafter then drafts along that answer as it would in serving, since a
-greedy text is the same whoever drafts it. Sampled: the engine decodes, with one drafter at a time. Chains of 7, the
-bonus token included; loops are cut out of the answers. Drafting is timed on one core, one sequence at a time.
+greedy text is the same whoever drafts it; loops are cut out of the answers. Sampled: the engine decodes, with one
+drafter at a time, and what loops there are stay in. Chains of 7, the bonus token included. Drafting is timed on one
+core, one sequence at a time.
 
     python benchmarks/bench_drafters.py --prompts DATA/*/test.jsonl.gz --data /tmp/drafters
 
@@ -12,6 +13,7 @@ What was done is kept in --data, and a run that was interrupted goes on from the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import threading
@@ -72,9 +74,19 @@ def main() -> None:
     drafters = {drafter.name: drafter for drafter in config.drafters}
     layers = feature_layers(config)
     model = load_model(target.path, dtype=config.target.dtype, feature_layers=layers)
+    settings = {
+        "prompts": sorted(options.prompts),
+        **{name: getattr(options, name) for name in ("limit", "sampled_limit", "tokens", "length", "temperature")},
+        "target": config.target.model_dump(mode="json"),
+        "layers": list(layers),
+    }
+    claim(options.data, settings, parser)
     passages = answered(model, target.path, options)
+    options.end_ids = data_stages.end_ids(target.path)
     rows_file = options.data / "rows.jsonl"
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
+    prints = {name: fingerprint(drafter) for name, drafter in drafters.items()}
+    rows = [row for row in rows if prints.get(row["drafter"]) == row["fingerprint"]]  # else it was another drafter
     done = {(row["drafter"], row["temperature"]) for row in rows}
     context = DrafterContext(
         target.path, model.vocab_size, dtype=config.target.dtype, quantization=config.target.quantization
@@ -88,11 +100,32 @@ def main() -> None:
                 made = build_drafter(drafter.kind, unremembered(drafter), context)
                 torch.set_num_threads(1 if temperature == 0 else threads)
                 new = measure(made, model, passages, options)
-                rows += [{"drafter": name, "temperature": temperature, **row} for row in new]
+                own = {"drafter": name, "temperature": temperature, "fingerprint": prints[name]}
+                rows += [{**own, **row} for row in new]
                 kept.writelines(json.dumps(row) + "\n" for row in rows[-len(new) :])
                 kept.flush()
     torch.set_num_threads(threads)
     report(rows, list(drafters), verify_ms(model, passages, options.length), options, source)
+
+
+def claim(folder: Path, settings: dict[str, Any], parser: argparse.ArgumentParser) -> None:
+    """Make the folder, or see that what it holds was measured with the same settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "settings.json"
+    if path.exists() and (held := json.loads(path.read_text())) != settings:
+        changed = [name for name in settings if held.get(name) != settings[name]]
+        parser.error(f"--data: {folder} was measured with another {', '.join(changed)}; give another folder")
+    path.write_text(json.dumps(settings))
+
+
+def fingerprint(drafter: DrafterConfig) -> str:
+    """Kind, options and weights of a drafter."""
+    digest = hashlib.sha256(json.dumps([drafter.kind, drafter.options], sort_keys=True).encode())
+    model = drafter.options.get("model")
+    for path in sorted(Path(model).glob("*")) if model else ():
+        if path.suffix in (".safetensors", ".json"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def unremembered(drafter: DrafterConfig) -> dict[str, Any]:
@@ -129,7 +162,11 @@ def drafted_greedily(
             """Those that go with the tokens at `start` .. `stop` - 1."""
             if drafter.features is None:
                 return None
-            return to_bits(passage.features[max(start - 1, stop - 1 - drafter.features.window, 0) : stop - 1])
+            rows = passage.features[max(start - 1, stop - 1 - drafter.features.window, 0) : stop - 1]
+            parts = rows.view(len(rows), len(model.feature_layers), -1)
+            return to_bits(
+                parts[:, [model.feature_layers.index(layer) for layer in drafter.features.layers]].flatten(1)
+            )
 
         began = time.perf_counter()
         drafter.open([Open(seq, tokens[:at], Sampling(), features(1, at))])
@@ -198,12 +235,13 @@ def drafted_sampled(
 
         prompt = tuple(passage.tokens[: passage.prompt_tokens].tolist())
         sampling = Sampling(temperature=options.temperature)
-        engine.submit(Generation(str(index), prompt, options.tokens, frozenset({2}), sampling), hear)
+        engine.submit(Generation(str(index), prompt, options.tokens, options.end_ids, sampling), hear)
         ended.append((passage.domain, event, chunks))
     rows = []
     for domain, event, chunks in ended:
         event.wait()
         if not isinstance(chunks[-1], Chunk):
+            engine.stop()
             raise chunks[-1]
         own = [chunk for chunk in chunks if chunk.token_ids][1:]  # the first token comes of the prompt's forward
         rows.append({"domain": domain, "tokens": sum(len(c.token_ids) for c in own), "rounds": len(own)})

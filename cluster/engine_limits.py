@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from paceline.actors.drafter_registry import features_needed
 from paceline.actors.engine import EngineLimits
+from paceline.actors.errors import ModelSourceError
 from paceline.cluster.config import ClusterConfig
+
+logger = logging.getLogger(__name__)
 
 
 def engine_limits(settings: ClusterConfig, max_positions: int) -> EngineLimits:
@@ -39,7 +43,16 @@ def kv_tokens(settings: ClusterConfig) -> int | None:
 def feature_layers(settings: ClusterConfig) -> tuple[int, ...]:
     """The target's layers whose features some drafter asks for, ascending.
 
+    A drafter whose own description cannot be read is left out, and will not be used: it may cost speed, never the
+    target.
+
     Raises:
         ConfigError: a drafter's options are not its kind's.
     """
-    return tuple(sorted({layer for d in settings.drafters for layer in features_needed(d.kind, d.options)}))
+    layers: set[int] = set()
+    for drafter in settings.drafters:
+        try:
+            layers.update(features_needed(drafter.kind, drafter.options))
+        except ModelSourceError as error:
+            logger.error("drafter %s: the target keeps no features for it: %s", drafter.name, error)
+    return tuple(sorted(layers))

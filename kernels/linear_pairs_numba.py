@@ -136,8 +136,13 @@ def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
     Returns:
         [rows, outputs] bfloat16.
+
+    Raises:
+        ValueError: `x` has another dtype or width.
     """
     rows, inputs = x.shape
+    if x.dtype != torch.bfloat16 or inputs != weight.shape[1]:
+        raise ValueError(f"x: {x.dtype} {tuple(x.shape)}; the weights are {weight.dtype} {tuple(weight.shape)}")
     if rows % BLOCK_ROWS != 3:
         padded = x.contiguous()
     else:
@@ -145,5 +150,5 @@ def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         padded[:rows] = x
     out = x.new_empty(rows, len(weight))
     task = np.array((padded.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, inputs, len(weight)), dtype=np.int64)
-    _TEAM.run(task, x.dtype, weight.numel())
+    _TEAM.run(task, x.dtype, rows * weight.numel())
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,3 +52,11 @@ def test_the_target_keeps_the_features_that_any_drafter_needs(monkeypatch: pytes
     needs = {"ngram": lambda options: (1, options.max_ngram), "early_exit": lambda options: (1, options.layers)}
     monkeypatch.setattr(drafter_registry, "_FEATURES", needs)
     assert feature_layers(config) == (1, 3, 7)
+
+
+def test_a_head_that_cannot_be_read_does_not_keep_the_target_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drafters = [{"name": "broken", "kind": "head", "options": {"model": str(tmp_path / "nowhere")}}]
+    assert feature_layers(parse_config({"drafters": drafters})) == ()
+    assert "drafter broken" in caplog.text

@@ -164,6 +164,8 @@ def test_the_cluster_knows_which_layers_a_head_reads(folder: Path) -> None:
         ("draft_vocab", 10, "draft_ids"),
         ("inner", True, "inner"),
         ("calibration", 0, "calibration"),
+        ("calibration", 1.5, "calibration"),
+        ("window", 5000, "window"),
     ],
 )
 def test_a_head_of_another_shape_is_refused_by_name(

@@ -67,6 +67,13 @@ def test_the_kernel_without_pairs_computes_the_same(rows: int) -> None:
     assert ((linear_numba.multiply(x, weight).double() - exact).abs() <= exact.abs() * 2**-7 + 1e-3).all()
 
 
+def test_rows_of_another_dtype_or_width_are_refused() -> None:
+    layer = make_linear(torch.ones(8, 64, dtype=torch.bfloat16), None, "none")
+    for x in (torch.ones(2, 64), torch.ones(2, 32, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match="x: "):
+            layer(x)
+
+
 @pytest.mark.skipif(not multiplies_pairs(), reason="the CPU has no products of pairs of bfloat16")
 def test_a_row_does_not_depend_on_the_others() -> None:
     """To the bit: a verified draft then rounds as plain decoding does."""

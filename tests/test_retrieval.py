@@ -64,6 +64,8 @@ def test_a_table_comes_back_from_its_folder_or_is_refused(tmp_path: Path) -> Non
     assert np.array_equal(again.counts, store.counts)
     with pytest.raises(ModelSourceError, match="vocabulary of 49152"):
         build_drafter("retrieval", {"model": str(tmp_path)}, DrafterContext(tmp_path, 100))
+    with pytest.raises(ModelSourceError, match="min_match: 4"):
+        build_drafter("retrieval", {"model": str(tmp_path), "min_match": 4}, DrafterContext(tmp_path, VOCAB))
     save_file({"grams": store.grams[:3], "counts": store.counts}, tmp_path / STORE_FILE, {"vocab_size": "49152"})
     with pytest.raises(ModelSourceError, match=STORE_FILE):
         NgramStore.read(tmp_path)
