@@ -6,6 +6,7 @@ expected.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -190,7 +191,7 @@ def parse_config(document: Any, source: str = "config") -> ClusterConfig:
 
 
 def load_config(path: str | Path) -> ClusterConfig:
-    """Read a YAML file. Models given as `./folder` or `../folder` lie beside it, wherever the actors run.
+    """Read a YAML file; relative model folders in it are those beside it (`with_absolute_folders`).
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or a field is wrong.
@@ -203,29 +204,28 @@ def load_config(path: str | Path) -> ClusterConfig:
         raise ConfigError(f"{path!s:.200}: cannot be read as UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({error})") from None
-    return parse_config({} if document is None else _anchored(document, Path(path).resolve().parent), str(path))
+    config = parse_config({} if document is None else document, str(path))
+    return with_absolute_folders(config, Path(path).resolve().parent)
 
 
-def _anchored(document: Any, folder: Path) -> Any:
-    """The document with its relative model folders made absolute; what is of no right shape is left to the parser."""
+def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> ClusterConfig:
+    """Name model folders absolutely: Ray's processes do not run where the command was called.
 
-    def anchored(settings: Any) -> Any:
-        model = settings.get("model") if isinstance(settings, dict) else None
-        if not isinstance(model, str) or not model.startswith(("./", "../")):
-            return settings
-        return {**settings, "model": str((folder / model).resolve())}
+    A model, the target's or a drafter's, that is written `./x` or `../x`, or names a folder that exists seen from
+    `folder`, is that folder; everything else (`embedded`, hub ids) stays as it is. `folder` is the settings file's
+    own; for what is then still no folder, and for settings that are in no file, it is the working directory.
+    """
+    from paceline.actors.model_source import EMBEDDED
 
-    if not isinstance(document, dict):
-        return document
-    whole = dict(document)
-    if "target" in whole:
-        whole["target"] = anchored(whole["target"])
-    if isinstance(drafters := whole.get("drafters"), list):
-        whole["drafters"] = [
-            {**item, "options": anchored(item["options"])} if isinstance(item, dict) and "options" in item else item
-            for item in drafters
-        ]
-    return whole
+    document = config.model_dump()
+    for settings in (document["target"], *(drafter["options"] for drafter in document["drafters"])):
+        model = settings.get("model")
+        if not isinstance(model, str) or model in ("", EMBEDDED):
+            continue
+        path = folder / os.path.expanduser(model)
+        if model.startswith(("./", "../")) or path.is_dir():
+            settings["model"] = str(path.resolve())
+    return parse_config(document)
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -18,7 +18,7 @@ from rich.console import Console
 from paceline.actors.errors import ModelSourceError, NotReady, PacelineError
 from paceline.cluster.backend import ClusterStatus
 from paceline.cluster.client import Client
-from paceline.cluster.config import ClusterConfig, parse_config
+from paceline.cluster.config import ClusterConfig, with_absolute_folders
 from paceline.cluster.http_port import address_of, check_port
 from paceline.cluster.start_progress import StartProgress
 from paceline.cluster.status_command import actor_table
@@ -144,18 +144,6 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
     # Logical CPUs only admit actors; two more than asked, and so many that workers wait ready for Serve's own actors.
     num_cpus = max(4, math.ceil(sum(resources.num_cpus for resources in asked)) + 2)
     return LocalRay(num_cpus=num_cpus, resources=custom)
-
-
-def with_absolute_folders(config: ClusterConfig) -> ClusterConfig:
-    """Name model folders absolutely: Ray's processes do not run in the folder that the command was called in."""
-    from paceline.actors.model_source import EMBEDDED
-
-    document = config.model_dump()
-    for settings in (document["target"], *(drafter["options"] for drafter in document["drafters"])):
-        source = settings.get("model")
-        if isinstance(source, str) and source != EMBEDDED and Path(source).expanduser().is_dir():
-            settings["model"] = str(Path(source).expanduser().resolve())
-    return parse_config(document)
 
 
 def _find_model(source: str, progress: StartProgress) -> None:
