@@ -119,7 +119,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     train.add_argument("--test", nargs="+", required=True, metavar="FILE", help="prompts to measure on, as --prompts")
     train.add_argument("--target", default="embedded", help="`embedded`, a folder, or a hub id; default: embedded")
-    train.add_argument("--expert-of", type=Path, metavar="FOLDER", help="go on from this head")
+    train.add_argument("--expert-of", type=Path, metavar="FOLDER", help="go on from this head, with its shapes")
     train.add_argument("--domain", nargs="+", default=[], help="train on these domains of the data only; default: all")
     train.add_argument(
         "--data", type=Path, metavar="FOLDER", help="answers and features, kept for other heads; default: OUTPUT.data"
@@ -132,8 +132,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     train.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7, 0.0, 1.0], metavar="T")
     train.add_argument("--layers", type=int, nargs="+", default=[], metavar="L", help="the target's that feed the head")
-    train.add_argument("--draft-vocab", type=int, default=8192, metavar="N", help="ids it can draft; default: 8192")
-    train.add_argument("--window", type=int, default=128, metavar="N", help="prompt tokens it sees; default: 128")
+    train.add_argument("--draft-vocab", type=int, metavar="N", help="ids it can draft; default: 8192")
+    train.add_argument("--window", type=int, metavar="N", help="prompt tokens it sees; default: 64")
     train.add_argument("--inner", type=int, metavar="N", help="width of its gated layer; default: the target's")
     train.add_argument("--steps", type=int, default=1500, metavar="N", help="default: 1500")
     train.add_argument("--batch-tokens", type=int, default=2048, metavar="N", help="of a step; default: 2048")
@@ -220,8 +220,8 @@ def _train(arguments: argparse.Namespace) -> int:
     return train(
         TrainSettings(
             output=arguments.output,
-            data_folder=arguments.data or arguments.output.with_name(arguments.output.name + ".data"),
             data=data,
+            data_folder=arguments.data,
             domains=tuple(arguments.domain),
             expert_of=arguments.expert_of,
             draft_vocab=arguments.draft_vocab,

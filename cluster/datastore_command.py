@@ -33,6 +33,8 @@ def datastore(
     if most < 1:
         raise ConfigError(f"max_ngrams: expected at least 1, got {most}")
     answers = list(AnswerStore(data / "answers.jsonl").read())
+    if not answers:
+        raise ConfigError(f"data: {data} holds no answers; `paceline train` makes them")
     there = {answer.domain for answer in answers}
     if unknown := sorted(set(domains) - there):
         raise ConfigError(f"domain: {', '.join(unknown)}: not in the data, which has {', '.join(sorted(there))}")
@@ -41,8 +43,6 @@ def datastore(
         for answer in answers
         if not domains or answer.domain in domains
     ]
-    if not texts:
-        raise ConfigError(f"data: {data} holds no answers; `paceline train` makes them")
     try:
         store = build_store(texts, vocab_size, most)
     except ValueError as error:

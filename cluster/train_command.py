@@ -3,94 +3,93 @@
 answers     the target answers the prompts                      DATA/answers.jsonl, DATA/test.jsonl
 features    its hidden states over prompts' ends and answers    DATA/features/, DATA/test-features/
 train       the head, from the target's last layer or another head    OUTPUT.training/
-evaluate    tokens per round by domain on held-out prompts
-export      head.json, weights of 8 bits, model card, plot      OUTPUT/
+export      weights of 8 bits, measured on held-out prompts; head.json, model card, plot    OUTPUT/
 """
 
 from __future__ import annotations
 
-import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from safetensors import SafetensorError
 
-from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.errors import ConfigError
+from paceline.actors.head_config import HeadConfig
 from paceline.actors.llama_config import LlamaConfig
-from paceline.actors.model_facts import read_json
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training import data_stages
 from paceline.cluster.training.answer_store import Answer, AnswerStore
 from paceline.cluster.training.feature_store import Passage, read_shards
-from paceline.cluster.training.head_evaluation import DomainResult, calibration, evaluate_head
-from paceline.cluster.training.head_export import Provenance, export_head, load_module
+from paceline.cluster.training.head_evaluation import DomainResult, evaluate_head
+from paceline.cluster.training.head_export import Provenance, check_output, export_head, load_module
 from paceline.cluster.training.head_module import HeadModule
-from paceline.cluster.training.head_start import draft_ids, new_head
+from paceline.cluster.training.head_start import draft_ids, feature_layers, new_head, target_facts, target_matrices
 from paceline.cluster.training.head_training import Progress as Step
 from paceline.cluster.training.head_training import TrainingPlan, train_head
-from paceline.cluster.training.loss_plot import plot_training
-from paceline.cluster.training.train_settings import TrainSettings
-
-logger = logging.getLogger(__name__)
+from paceline.cluster.training.train_settings import DRAFT_VOCAB, WINDOW, TrainSettings
 
 DRAFT_LENGTH = 7
-TEMPERATURE = 0.7
 
 
 def train(settings: TrainSettings, console: Console | None = None) -> int:
     """Run all stages; what an earlier run did is kept. Returns the exit status.
 
     Raises:
-        ConfigError: a setting or file is wrong, or the disk is full.
-        ModelSourceError: the target cannot be had.
+        ConfigError: a setting or file is wrong, or a folder cannot be written, as on a full disk.
+        ModelSourceError: the target, or the head to go on from, cannot be had.
     """
     console = console or Console()
+    check_output(settings.output, settings.data_at)
     source = resolve(settings.data.target)
-    device = data_stages.device_of(settings.device)
-    facts = LlamaConfig.parse(read_json(source.path / "config.json"))
-    if facts is None:
-        raise ConfigError(f"target: {source.path}: heads are for targets of the Llama family")
-    layers = settings.data.feature_layers or (facts.layers // 3, 2 * facts.layers // 3, facts.layers)
-    if layers[-1] != facts.layers or list(layers) != sorted(set(layers)):
-        raise ConfigError(f"feature_layers: expected ascending layers, the last {facts.layers}, got {list(layers)}")
-    settings.data.claim(settings.data_folder)
+    device = str(data_stages.device_of(settings.device))
+    facts = target_facts(source.path)
+    layers = _layers(settings, facts)
     with _progress(console) as bars:
-        answers, passages, tests = _data(settings, source.path, layers, facts.width, bars)
-        head = _head(settings, source.path, layers, answers)
-        plan = TrainingPlan(
-            steps=settings.steps,
-            batch_tokens=settings.batch_tokens,
-            levels=settings.levels,
-            learning_rate=settings.learning_rate,
+        with _written_in(settings.data_at):
+            answers, passages, tests = _data(settings, source.path, facts, layers, bars)
+        if settings.expert_of is None:
+            ids = draft_ids(
+                (answer.answer_ids for answer in answers),
+                min(settings.draft_vocab or DRAFT_VOCAB, facts.vocab_size),
+                facts.vocab_size,
+            )
+            window = settings.window or WINDOW
+            head = new_head(source.path, ids, layers, window, settings.inner, settings.data.seed)
+        else:
+            head = load_module(settings.expert_of, *target_matrices(source.path))
+        with _written_in(settings.scratch):
+            last = _train(head, passages, tests, settings, bars, device)
+        bar = bars.add_task("evaluate", total=1, rate="")
+        about = Provenance(
+            target=source.name,
+            sources=settings.sources,
+            domains=sorted({passage.domain for passage in passages}),
+            answers=len(passages),
+            answer_tokens=sum(len(passage.tokens) - passage.prompt_tokens for passage in passages),
+            greedy_share=sum(passage.temperature == 0 for passage in passages) / len(passages),
+            tokens_seen=last.tokens,
+            steps=last.step,
             seed=settings.data.seed,
+            device=device,
+            expert_of=settings.expert_of.name if settings.expert_of else "",
+            levels=DRAFT_LENGTH,
         )
-        scratch = settings.output.with_name(settings.output.name + ".training")
-        last = _train(head, passages, tests, plan, scratch, bars, str(device))
-        bar = bars.add_task("evaluate", total=None, rate="")
-        results = evaluate_head(head, tests, DRAFT_LENGTH, TEMPERATURE)
-        bars.update(bar, total=1, completed=1)
-    domains = sorted({passage.domain for passage in passages})
-    about = Provenance(
-        target=source.name,
-        sources=settings.sources,
-        domains=domains,
-        answers=len(passages),
-        answer_tokens=sum(len(passage.tokens) - passage.prompt_tokens for passage in passages),
-        tokens_seen=last.tokens,
-        steps=last.step,
-        seed=settings.data.seed,
-        device=str(device),
-        expert_of=settings.expert_of.name if settings.expert_of else "",
-        levels=DRAFT_LENGTH,
-        temperature=TEMPERATURE,
-    )
-    export_head(head, settings.output, results, calibration(results.values()), about)
-    plot_training(scratch / "loss.jsonl", settings.output / "training.png", settings.output.name)
+        with _written_in(settings.output):
+            results = export_head(
+                head,
+                settings.output,
+                settings.scratch / "loss.jsonl",
+                lambda written: evaluate_head(written, tests, DRAFT_LENGTH),
+                about,
+            )
+        bars.advance(bar)
     console.print(_table(settings.output.name, results))
     use = f"  - name: {settings.output.name}\n    kind: head\n    options: {{model: {settings.output.resolve()}}}"
     console.print(f"{settings.output}: written. To use it, add to the drafters of a configuration:", soft_wrap=True)
@@ -98,44 +97,50 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
     return 0
 
 
+def _layers(settings: TrainSettings, facts: LlamaConfig) -> tuple[int, ...]:
+    """The layers that feed the head; an expert's are seen to be the same before anything is made for it."""
+    layers = feature_layers(settings.data.feature_layers, facts.layers)
+    if settings.expert_of is not None:
+        own = HeadConfig.read(settings.expert_of).feature_layers
+        if own != layers:
+            given = f"the data have {list(layers)} (--layers)"
+            raise ConfigError(f"expert_of: {settings.expert_of} reads layers {list(own)}; {given}")
+    return layers
+
+
 def _data(
-    settings: TrainSettings, target: Path, layers: tuple[int, ...], width: int, bars: Progress
+    settings: TrainSettings, target: Path, facts: LlamaConfig, layers: tuple[int, ...], bars: Progress
 ) -> tuple[list[Answer], list[Passage], list[Passage]]:
     """Answers to train on, their passages, and those to measure on."""
-    data, folder = settings.data, settings.data_folder
-    tokenizer = ChatTokenizer(target)
+    data, folder = settings.data, settings.data_at
+    if data.max_prompt + data.max_tokens > facts.max_positions:
+        raise ConfigError(
+            f"max_prompt, max_tokens: {data.max_prompt} + {data.max_tokens} tokens are more than "
+            f"the target's context of {facts.max_positions}; lower one of them"
+        )
+    to_train, to_test = data_stages.questions(data, ChatTokenizer(target))
+    if to_train.repeated:
+        bars.console.print(f"prompts: {to_train.repeated} are also among the test prompts, left out")
+    data.claim(folder, data_stages.questions_hash(to_train, to_test))
     model = load_model(target, dtype="bfloat16", device=settings.device, feature_layers=layers)
     found: list[list[Answer]] = []
-    for name, files, each, temperatures in (
-        ("answers", data.prompts, data.answers, data.temperatures),
-        ("test", data.test_prompts, data.test_answers, (0.0,)),
-    ):
-        asked, left_out = data_stages.questions(files, each, temperatures, data.seed, data.max_prompt, tokenizer)
-        if left_out:
-            bars.console.print(f"{name}: {left_out} prompts are longer than {data.max_prompt} tokens, left out")
+    for name, asked, features in (("answers", to_train, "features"), ("test", to_test, "test-features")):
+        if asked.too_long:
+            bars.console.print(f"{name}: {asked.too_long} prompts are longer than {data.max_prompt} tokens, left out")
         store = AnswerStore(folder / f"{name}.jsonl")
-        bar = bars.add_task(f"{name}: answers", total=len(asked), rate="")
         data_stages.answer_stage(
             model,
             target,
-            asked,
+            asked.questions,
             store,
             max_tokens=data.max_tokens,
             batch=settings.batch,
             seed=data.seed,
-            advance=lambda count, bar=bar: bars.advance(bar, count),  # type: ignore[misc]
+            advance=_bar(bars, f"{name}: answers", len(asked.questions), "tokens"),
         )
         answers = data_stages.useful(list(store.read()))
-        bar = bars.add_task(f"{name}: features", total=len(answers), rate="")
-        features = folder / ("features" if name == "answers" else "test-features")
-        data_stages.feature_stage(
-            model,
-            answers,
-            features,
-            data.prompt_tail,
-            width,
-            lambda count, bar=bar: bars.advance(bar, count),  # type: ignore[misc]
-        )
+        advance = _bar(bars, f"{name}: features", len(answers), "tokens")
+        data_stages.feature_stage(model, answers, folder / features, data.prompt_tail, facts.width, advance)
         found.append(answers)
     passages = read_shards(folder / "features")
     if settings.domains:
@@ -146,46 +151,75 @@ def _data(
     return found[0], passages, read_shards(folder / "test-features")
 
 
-def _head(settings: TrainSettings, target: Path, layers: tuple[int, ...], answers: list[Answer]) -> HeadModule:
-    if settings.expert_of is None:
-        facts = LlamaConfig.parse(read_json(target / "config.json"))
-        vocab_size = facts.vocab_size if facts else 0
-        ids = draft_ids((answer.answer_ids for answer in answers), min(settings.draft_vocab, vocab_size), vocab_size)
-        return new_head(target, ids, layers, settings.window, settings.inner, settings.data.seed)
-    checkpoint = Checkpoint(target, torch.device("cpu"), torch.bfloat16)
-    embedding = checkpoint.tensor("model.embed_tokens.weight")
-    output = checkpoint.tensor("lm_head.weight") if "lm_head.weight" in checkpoint.names else embedding
-    head = load_module(settings.expert_of, embedding, output)
-    if head.config.feature_layers != layers:
-        own = list(head.config.feature_layers)
-        raise ConfigError(f"expert_of: {settings.expert_of} reads layers {own}; the data has {list(layers)}")
-    return head
-
-
 def _train(
     head: HeadModule,
     passages: list[Passage],
     tests: list[Passage],
-    plan: TrainingPlan,
-    scratch: Path,
+    settings: TrainSettings,
     bars: Progress,
     device: str,
 ) -> Step:
-    bar = bars.add_task("train", total=plan.steps, rate="")
+    plan = TrainingPlan(
+        steps=settings.steps,
+        batch_tokens=settings.batch_tokens,
+        levels=settings.levels,
+        learning_rate=settings.learning_rate,
+        seed=settings.data.seed,
+    )
+    advance = _bar(bars, "train", plan.steps, "positions")
     last = Step(0, 0.0, 0)
     some = tests[:: max(1, len(tests) // 32)]
 
     def report(step: Step) -> None:
         nonlocal last
+        work = step.tokens - last.tokens if last.step else 0  # the first step's also tell of what was there before
+        advance(step.step - last.step, work, f"loss {step.loss:.3f}")
         last = step
-        bars.update(bar, completed=step.step, rate=f"loss {step.loss:.3f}  {step.tokens:,} positions")
 
     def measure() -> float:
-        results = evaluate_head(head, some, DRAFT_LENGTH, TEMPERATURE).values()
+        results = evaluate_head(head, some, DRAFT_LENGTH).values()
         return sum(result.tokens for result in results) / max(1, sum(result.rounds for result in results))
 
-    train_head(head, passages, plan, scratch, report, measure=measure, device=device)
-    return last
+    done = train_head(head, passages, plan, settings.scratch, report, measure=measure, device=device)
+    advance(done.step - last.step, 0)
+    return done
+
+
+@contextmanager
+def _written_in(folder: Path) -> Iterator[None]:
+    """What a disk that is full, or not to be written, does to a stage is an error that names the path."""
+    try:
+        yield
+    except BrokenPipeError:  # of the screen
+        raise
+    except (OSError, SafetensorError) as error:
+        path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        raise ConfigError(
+            f"{path or folder}: {reason or error}; see to free space and permissions, then give the same command "
+            "again: it goes on where it stopped"
+        ) from error
+
+
+def _bar(bars: Progress, name: str, total: int, unit: str) -> Callable[..., None]:
+    """A stage's line of progress.
+
+    Returns:
+        Takes how many of `total` were dealt with, the units of work that this took, and more to show. Work per second
+        counts from its first call on, which tells of what an earlier run left.
+    """
+    bar = bars.add_task(name, total=total, rate="")
+    began: float | None = None
+    done = 0
+
+    def advance(count: int, work: int, more: str = "") -> None:
+        nonlocal began, done
+        now = time.monotonic()
+        began = now if began is None else began
+        done += work
+        rate = f"{done:,} {unit}, {done / max(now - began, 1e-3):,.0f} {unit}/s" if done else ""
+        bars.update(bar, advance=count, rate=f"{rate}  {more}".strip())
+
+    return advance
 
 
 def _progress(console: Console) -> Progress:
@@ -199,11 +233,10 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _table(name: str, results: dict[str, DomainResult]) -> Table:
+def _table(name: str, results: Mapping[str, DomainResult]) -> Table:
     table = Table(title=f"{name}: tokens per round, chains of {DRAFT_LENGTH}, the bonus token included")
     table.add_column("domain")
     table.add_column("greedy", justify="right")
-    table.add_column(f"temperature {TEMPERATURE:g}", justify="right")
     for domain, result in sorted(results.items()):
-        table.add_row(domain, f"{result.tokens_per_round:.2f}", f"{result.sampled_tokens_per_round:.2f}")
+        table.add_row(domain, f"{result.tokens_per_round:.2f}")
     return table

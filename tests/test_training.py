@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,14 @@ from paceline.actors.causal_model import Step
 from paceline.actors.errors import ConfigError
 from paceline.actors.llama import Llama
 from paceline.actors.model_loader import load_model
-from paceline.cluster.training.answer_store import Answer, AnswerStore
+from paceline.cluster.training.answer_store import Answer
 from paceline.cluster.training.data_stages import feature_stage, useful
 from paceline.cluster.training.feature_store import SHARD_ANSWERS, Passage, read_shards, write_shard
 from paceline.cluster.training.generate_stage import Question, generate, loop_start
 from paceline.cluster.training.head_evaluation import calibration, evaluate_head
+from paceline.cluster.training.head_export import check_output
 from paceline.cluster.training.head_start import draft_ids, new_head
-from paceline.cluster.training.head_training import TrainingPlan, train_head
-from paceline.cluster.training.prompt_file import read_prompts
-from paceline.cluster.training.train_settings import DataSettings
+from paceline.cluster.training.head_training import Progress, TrainingPlan, train_head
 
 VOCAB, END = 97, 96
 LAYERS = (1, 2, 3)
@@ -114,21 +114,6 @@ def test_a_sampled_token_follows_the_targets_law(model: Llama) -> None:
     assert ((shares - law).abs() <= 5 * (law * (1 - law) / count).sqrt() + 1e-9).all()
 
 
-def test_answers_outlive_a_write_that_was_cut(tmp_path: Path) -> None:
-    store = AnswerStore(tmp_path / "answers.jsonl")
-    answers = [Answer(index, "math", 0.0, [1, 2], [3, 4, 5], False) for index in range(3)]
-    assert list(store.read()) == []
-    store.append(answers[:2])
-    with store.path.open("ab") as file:
-        file.write(b'{"index": 2, "dom')
-    assert list(store.read()) == answers[:2]
-    store.append(answers[2:])
-    assert list(store.read()) == answers
-    store.path.write_text("nonsense\n" + store.path.read_text())
-    with pytest.raises(ConfigError, match=r"answers.jsonl:1"):
-        list(store.read())
-
-
 def some_answers(count: int, length: int = 12) -> list[Answer]:
     chance = torch.Generator().manual_seed(1)
     ids = torch.randint(0, VOCAB, (count, length + 9), generator=chance).tolist()
@@ -151,18 +136,29 @@ def test_features_are_the_targets_own_from_the_prompts_end_on(tmp_path: Path, mo
 
 def test_feature_shards_that_are_there_are_not_made_again(tmp_path: Path, model: Llama) -> None:
     answers = some_answers(SHARD_ANSWERS + 3)
-    done: list[int] = []
-    feature_stage(model, answers, tmp_path, 4, 48, done.append)
-    assert sum(done) == len(answers)
+    done: list[tuple[int, int]] = []
+
+    def advance(count: int, tokens: int) -> None:
+        done.append((count, tokens))
+
+    feature_stage(model, answers[:-1], tmp_path, 4, 48, advance)
+    assert done == [(0, 0), (SHARD_ANSWERS, 21 * SHARD_ANSWERS), (2, 42)]
     first = (tmp_path / "00000.safetensors").stat().st_mtime_ns
+    feature_stage(model, answers, tmp_path, 4, 48, advance)  # one more has come
+    assert done[3:] == [(SHARD_ANSWERS, 0), (3, 63)]
     (tmp_path / "00001.safetensors").rename(tmp_path / "00001.part")
-    feature_stage(model, answers, tmp_path, 4, 48, done.append)
+    (tmp_path / "00007.safetensors").write_bytes(b"of more answers than there are now")
+    feature_stage(model, answers, tmp_path, 4, 48, advance)
     assert (tmp_path / "00000.safetensors").stat().st_mtime_ns == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.safetensors", "00001.safetensors"]
     assert len(read_shards(tmp_path)) == len(answers)
     (tmp_path / "00001.safetensors").write_bytes(b"x" * 64)
     with pytest.raises(ConfigError, match="00001"):
         read_shards(tmp_path)
+    changed = [*answers[:-1], replace(answers[-1], answer_ids=answers[-1].answer_ids[::-1])]
+    for some in (answers, changed):
+        feature_stage(model, some, tmp_path, 4, 48, advance)
+        assert read_shards(tmp_path)[-1].tokens.tolist() == some[-1].prompt_ids[-4:] + some[-1].answer_ids
 
 
 def test_short_answers_teach_nothing(model: Llama) -> None:
@@ -188,9 +184,12 @@ def test_training_teaches_and_goes_on_where_it_stopped(tmp_path: Path, target: P
             head = heads[name] = new_head(target, ids, LAYERS, 64, None, seed=0)
             log = losses.setdefault(name, [])
 
-            def report(progress: object, log: list[float] = log, stop: int = stop) -> None:
-                log.append(progress.loss)  # type: ignore[attr-defined]
-                if progress.step == stop and stop < 30:  # type: ignore[attr-defined]
+            written = tmp_path / name / "loss.jsonl"
+
+            def report(progress: Progress, log: list[float] = log, stop: int = stop, written: Path = written) -> None:
+                log.append(progress.loss)
+                assert len(written.read_text().splitlines()) == progress.step - 1, "it can be watched"
+                if progress.step == stop and stop < 30:
                     raise KeyboardInterrupt
 
             try:
@@ -205,8 +204,44 @@ def test_training_teaches_and_goes_on_where_it_stopped(tmp_path: Path, target: P
         assert torch.equal(one, other)
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "loss.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 31))
-    with pytest.raises(ConfigError, match="levels"):
-        train_head(heads["whole"], passages, replace(plan, levels=2), tmp_path / "whole", lambda news: None)
+
+
+def test_a_state_is_not_gone_on_with_from_anything_else(tmp_path: Path, target: Path, model: Llama) -> None:
+    passages = passages_of(model, tmp_path, 6)
+    plan = TrainingPlan(steps=2, batch_tokens=256, levels=2)
+
+    def run(
+        plan: TrainingPlan = plan, passages: list[Passage] = passages, shift: int = 0, window: int = 64, seed: int = 0
+    ) -> Progress:
+        head = new_head(target, torch.arange(shift, 50 + shift), LAYERS, window, None, seed)
+        return train_head(head, passages, plan, tmp_path / "t", lambda news: None)
+
+    first = run()
+    assert first.step == 2
+    assert run() == first, "a finished training tells the same again"
+    other = [replace(passage, domain="chess") for passage in passages]
+    for name, start in (
+        ("levels=2", lambda: run(plan=replace(plan, levels=3))),
+        ("window=64", lambda: run(window=32)),
+        ("draft_ids", lambda: run(shift=1)),
+        ("starting_weights", lambda: run(seed=1)),
+        (r"domains=\['math'\]", lambda: run(passages=other)),
+        ("passages=6", lambda: run(passages=passages[1:])),
+        ("passage_tokens", lambda: run(passages=[*passages[1:], passages[1]])),
+    ):
+        with pytest.raises(ConfigError, match=name + ".*delete the folder"):
+            start()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path, target: Path, model: Llama) -> None:
+    passages = passages_of(model, tmp_path, 3)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "state.part").symlink_to("/dev/full")
+    head = new_head(target, torch.arange(50), LAYERS, 64, None, seed=0)
+    with pytest.raises(OSError, match="cannot be written") as raised:
+        train_head(head, passages, TrainingPlan(steps=1, levels=2), tmp_path / "t", lambda news: None)
+    assert raised.value.filename == str(tmp_path / "t" / "state.part")
 
 
 def test_evaluation_counts_rounds_as_decoding_would(tmp_path: Path, target: Path, model: Llama) -> None:
@@ -214,7 +249,7 @@ def test_evaluation_counts_rounds_as_decoding_would(tmp_path: Path, target: Path
     passages = passages_of(model, tmp_path, 5)
     head = new_head(target, torch.arange(VOCAB), LAYERS, 64, None, seed=0)
     train_head(head, passages, TrainingPlan(steps=40, batch_tokens=256, levels=2), tmp_path / "t", lambda news: None)
-    results = evaluate_head(head, passages, 5, 0.7)
+    results = evaluate_head(head, [*passages, replace(passages[0], domain="chat", temperature=0.7)], 5)
     rounds = tokens = 0
     for passage in passages:
         text, at = passage.tokens.tolist(), passage.prompt_tokens
@@ -231,10 +266,10 @@ def test_evaluation_counts_rounds_as_decoding_would(tmp_path: Path, target: Path
             at += gained
             rounds += 1
             tokens += gained
+    assert list(results) == ["math"], "what was not answered greedily says nothing of greedy rounds"
     result = results["math"]
     assert (result.rounds, result.tokens) == (rounds, tokens)
     assert tokens > rounds, "the head must be right now and then, or nothing was tested"
-    assert 1.0 < result.sampled_tokens_per_round <= 6.0
 
 
 def test_calibration_makes_first_levels_tell_the_chains_length() -> None:
@@ -245,6 +280,7 @@ def test_calibration_makes_first_levels_tell_the_chains_length() -> None:
     factor = calibration([result])
     assert factor + factor**2 + factor**3 == pytest.approx(2.0, abs=1e-3)
     assert calibration([DomainResult(starts=2, chained=9, runs=[0, 0, 0, 2])]) == 1.0
+    assert calibration([DomainResult(starts=2, chained=0, runs=[1, 0, 0, 1])]) == 0.01, "a head.json refuses 0"
     assert calibration([]) == 1.0
 
 
@@ -253,40 +289,50 @@ def test_a_draft_vocabulary_is_what_answers_use_most() -> None:
     assert draft_ids([[5, 9]], 4, 12).tolist() == [0, 1, 5, 9]
 
 
-def test_prompt_files_are_refused_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "math" / "train.jsonl"
-    path.parent.mkdir()
-    path.write_text('{"prompt": "one"}\n\n{"domain": "code", "prompt": "two"}\n{"category": "c", "turns": ["three"]}\n')
-    assert [(prompt.domain, prompt.text) for prompt in read_prompts(path)] == [
-        ("math", "one"),
-        ("code", "two"),
-        ("c", "three"),
-    ]
-    for damage, told in (
-        ("nonsense", ":2"),
-        ('{"prompt": 3}', "prompt: expected text"),
-        ('{"prompt": " "}', "prompt: expected text"),
-        ("[1]", ":2"),
-        ('{"turns": []}', ":2"),
-    ):
-        path.write_text('{"prompt": "one"}\n' + damage + "\n")
-        with pytest.raises(ConfigError, match=told):
-            read_prompts(path)
-    path.write_text("\n")
-    with pytest.raises(ConfigError, match="holds no prompts"):
-        read_prompts(path)
-    with pytest.raises(ConfigError, match="nowhere"):
-        read_prompts(tmp_path / "nowhere.jsonl")
-    (tmp_path / "x.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(ConfigError, match=r"x\.jsonl\.gz"):
-        read_prompts(tmp_path / "x.jsonl.gz")
+def test_only_a_heads_folder_is_written_over(tmp_path: Path, target: Path) -> None:
+    data, output = tmp_path / "data", tmp_path / "head"
+    check_output(output, data)
+    output.mkdir()
+    check_output(output, data)
+    (output / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"output: .*head is there, and no draft head"):
+        check_output(output, data)
+    (output / "head.json").write_text('{"format": "another"}')
+    with pytest.raises(ConfigError, match="no draft head"):
+        check_output(output, data)
+    make_tiny_head(output, target, LAYERS, range(40))
+    check_output(output, data)
+    for inside in (output, output / "data", tmp_path / "x" / ".." / "head" / "data"):
+        with pytest.raises(ConfigError, match=r"data: .* is in the output folder"):
+            check_output(output, inside)
+    with pytest.raises(ConfigError, match="no draft head"):
+        check_output(target / "config.json", data)
 
 
-def test_a_data_folder_is_not_mixed_up(tmp_path: Path) -> None:
-    DataSettings(prompts=("a",), max_tokens=10).claim(tmp_path / "data")
-    DataSettings(prompts=("a",), max_tokens=10).claim(tmp_path / "data")
-    with pytest.raises(ConfigError, match="max_tokens=10"):
-        DataSettings(prompts=("a",), max_tokens=20).claim(tmp_path / "data")
+def test_the_head_before_outlives_a_move_that_fails(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paceline.cluster.training import head_export
+
+    old, part = tmp_path / "head", tmp_path / "head.part"
+    for folder in (old, part):
+        folder.mkdir()
+        (folder / "which").write_text(folder.name)
+    move = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if source == part:
+            raise OSError("no")
+        move(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="no"):
+            head_export._put(part, old)
+    assert (old / "which").read_text() == "head"
+    head_export._put(part, old)
+    assert (old / "which").read_text() == "head.part"
+    assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 
 def test_a_tiny_head_survives_its_folder(tmp_path: Path, target: Path) -> None:

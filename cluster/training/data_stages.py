@@ -5,9 +5,12 @@ Each goes on where a broken run left it: answers line by line, features shard by
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -15,50 +18,82 @@ import torch
 
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.errors import ConfigError
-from paceline.actors.model_facts import read_json
+from paceline.actors.model_facts import eos_ids
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training.answer_store import Answer, AnswerStore
-from paceline.cluster.training.feature_store import SHARD_ANSWERS, write_shard
+from paceline.cluster.training.feature_store import SHARD_ANSWERS, shard_holds, write_shard
 from paceline.cluster.training.generate_stage import Question, generate
-from paceline.cluster.training.prompt_file import Prompt, read_prompts
+from paceline.cluster.training.prompt_file import read_prompts
+from paceline.cluster.training.train_settings import DataSettings
 
 _SHORTEST = 8  # tokens of an answer that is worth training on
-Advance = Callable[[int], None]  # hears of tokens done
+Advance = Callable[[int, int], None]  # hears of answers dealt with, and of the tokens that this run did for them
 
 
-def questions(
-    files: Sequence[str], each: int, temperatures: Sequence[float], seed: int, max_prompt: int, tokenizer: ChatTokenizer
-) -> tuple[list[Question], int]:
-    """What to ask: up to `each` prompts of every domain, shuffled, the domains taking turns.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the target is asked, and what it is not."""
 
-    Returns:
-        The questions, and how many prompts were left out for their length.
+    questions: list[Question]
+    too_long: int  # prompts left out for their length
+    repeated: int  # prompts left out because they are also among those to measure on
+
+
+def questions(data: DataSettings, tokenizer: ChatTokenizer) -> tuple[Asked, Asked]:
+    """What to ask, to train on and to measure on (greedily, and nothing that is also measured on is trained on).
 
     Raises:
-        ConfigError: a file is unreadable, or no prompt is short enough.
+        ConfigError: a file is unreadable, or none of its prompts is left.
     """
-    by_domain: dict[str, list[Prompt]] = defaultdict(list)
+    texts = {_folded(prompt.text) for file in data.test_prompts for prompt in read_prompts(Path(file))}
+    train = _asked("prompts", data.prompts, data.answers, data.temperatures, data, tokenizer, texts)
+    return train, _asked("test", data.test_prompts, data.test_answers, (0.0,), data, tokenizer, set())
+
+
+def _asked(
+    name: str,
+    files: Sequence[str],
+    each: int,
+    temperatures: Sequence[float],
+    data: DataSettings,
+    tokenizer: ChatTokenizer,
+    barred: set[str],
+) -> Asked:
+    """Up to `each` prompts of every domain, shuffled, the domains taking turns."""
+    by_domain: dict[str, list[str]] = defaultdict(list)
     for file in files:
         for prompt in read_prompts(Path(file)):
-            by_domain[prompt.domain].append(prompt)
-    chance = Random(seed)
+            by_domain[prompt.domain].append(prompt.text)
+    chance = Random(data.seed)
     for _, prompts in sorted(by_domain.items()):
         chance.shuffle(prompts)
     asked: list[Question] = []
-    index = left_out = 0
-    for turn in range(each):
+    taken: Counter[str] = Counter()
+    index = too_long = repeated = 0
+    for turn in range(max(map(len, by_domain.values()))):
         for domain, prompts in sorted(by_domain.items()):
-            if turn >= len(prompts):
+            if turn >= len(prompts) or taken[domain] == each:
                 continue
-            ids = tokenizer.apply_chat([{"role": "user", "content": prompts[turn].text}])
-            if len(ids) > max_prompt:
-                left_out += 1
+            if _folded(prompts[turn]) in barred:
+                repeated += 1
+            elif len(ids := tokenizer.apply_chat([{"role": "user", "content": prompts[turn]}])) > data.max_prompt:
+                too_long += 1
             else:
-                asked.append(Question(index, domain, ids, temperatures[turn % len(temperatures)]))
+                asked.append(Question(index, domain, ids, temperatures[taken[domain] % len(temperatures)]))
+                taken[domain] += 1
             index += 1
     if not asked:
-        raise ConfigError(f"prompts: none of {left_out} is at most {max_prompt} tokens long; raise --max-prompt")
-    return asked, left_out
+        raise ConfigError(
+            f"{name}: no prompt is left: {too_long} are longer than {data.max_prompt} tokens (--max-prompt), "
+            f"{repeated} are also among the test prompts"
+        )
+    return Asked(asked, too_long, repeated)
+
+
+def questions_hash(*parts: Asked) -> str:
+    """Tells whether the same is asked: of every prompt's ids, in order."""
+    ids = [[question.prompt_ids for question in part.questions] for part in parts]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 def answer_stage(
@@ -72,19 +107,23 @@ def answer_stage(
     seed: int,
     advance: Advance,
 ) -> None:
-    """Have the target answer what it has not answered yet. `advance` hears of answers."""
+    """Have the target answer what it has not answered yet.
+
+    Raises:
+        OSError: the answers cannot be written.
+    """
     answered = {answer.index for answer in store.read()}
-    advance(len(answered))
+    advance(len(answered), 0)
 
     def done(answers: list[Answer]) -> None:
         store.append(answers)
-        advance(len(answers))
+        advance(len(answers), sum(len(answer.answer_ids) for answer in answers))
 
     open_questions = [question for question in asked if question.index not in answered]
     generate(
         model,
         open_questions,
-        end_ids=end_ids(target),
+        end_ids=eos_ids(target),
         max_tokens=max_tokens,
         batch=batch,
         seed=seed + len(answered),
@@ -95,16 +134,20 @@ def answer_stage(
 def feature_stage(
     model: CausalModel, answers: Sequence[Answer], folder: Path, prompt_tail: int, width: int, advance: Advance
 ) -> None:
-    """Write the shards that are missing. `advance` hears of answers.
+    """Write the shards that are missing or of other answers.
 
     Raises:
-        ConfigError: the disk has no room for them, or they cannot be written.
+        ConfigError: the disk has no room for them.
+        OSError: they cannot be written; or SafetensorError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.part"):
         left.unlink()
-    shards = [answers[start : start + SHARD_ANSWERS] for start in range(0, len(answers), SHARD_ANSWERS)]
-    missing = [(index, shard) for index, shard in enumerate(shards) if not (folder / _name(index)).exists()]
+    starts = range(0, len(answers), SHARD_ANSWERS)
+    shards = {folder / f"{i:05d}.safetensors": answers[at : at + SHARD_ANSWERS] for i, at in enumerate(starts)}
+    for left in set(folder.glob("*.safetensors")) - shards.keys():
+        left.unlink()
+    missing = [(path, shard) for path, shard in shards.items() if not shard_holds(path, shard, prompt_tail)]
     positions = sum(
         min(len(answer.prompt_ids), prompt_tail) + len(answer.answer_ids) for _, shard in missing for answer in shard
     )
@@ -115,24 +158,15 @@ def feature_stage(
             f"data: {folder}: features of {positions:,} positions need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} "
             "are free; ask for fewer --answers, or give --data another disk"
         )
-    advance(len(answers) - sum(len(shard) for _, shard in missing))
-    for index, shard in missing:
-        write_shard(folder / _name(index), model, shard, prompt_tail)
-        advance(len(shard))
+    advance(len(answers) - sum(len(shard) for _, shard in missing), 0)
+    for path, shard in missing:
+        write_shard(path, model, shard, prompt_tail)
+        advance(len(shard), sum(len(answer.prompt_ids) + len(answer.answer_ids) for answer in shard))
 
 
 def useful(answers: Sequence[Answer]) -> list[Answer]:
     """Those long enough to learn from, by index: the order in which they ended would depend on the machine."""
     return sorted((a for a in answers if len(a.answer_ids) >= _SHORTEST), key=lambda answer: answer.index)
-
-
-def end_ids(target: Path) -> frozenset[int]:
-    """The tokens that end an answer."""
-    for name in ("generation_config.json", "config.json"):
-        path = target / name
-        if path.exists() and (found := read_json(path).get("eos_token_id")) is not None:
-            return frozenset(found if isinstance(found, list) else [found])
-    return frozenset()
 
 
 def device_of(name: str) -> torch.device:
@@ -149,5 +183,5 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _name(index: int) -> str:
-    return f"{index:05d}.safetensors"
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())

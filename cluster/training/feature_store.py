@@ -1,7 +1,8 @@
 """The target's features over its own answers, in shards on disk: what a head is trained on, read as often as wanted.
 
-A shard is one safetensors file, written whole or not at all, so that a broken run goes on after the last one. Training
-reads them through memory maps: they need disk, not memory (2 bytes x layers x width a token, plus the id).
+A shard is one safetensors file, written whole or not at all, so that a broken run goes on after the last one. It tells
+which answers it is of: one that more answers have come for since is seen, and made anew. Training reads shards through
+memory maps: they need disk, not memory (2 bytes x layers x width a token, plus the id).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def write_shard(path: Path, model: CausalModel, answers: Sequence[Answer], promp
     """Run the target over whole prompts and answers, keep the features from `prompt_tail` before the answer on.
 
     Args:
-        path: Of the shard.
+        path: Of the shard; one that is there is replaced.
         model: The target, which captures the layers wanted.
         answers: At most `SHARD_ANSWERS`.
         prompt_tail: Tokens of each prompt that are kept.
@@ -49,44 +50,60 @@ def write_shard(path: Path, model: CausalModel, answers: Sequence[Answer], promp
         Tokens written.
 
     Raises:
-        ConfigError: the disk is full.
+        OSError: it cannot be written; nor, of a full disk, SafetensorError.
     """
-    tokens: list[torch.Tensor] = []
     features: list[torch.Tensor] = []
-    kept: list[dict[str, object]] = []
     waiting = list(answers)
     while waiting:
         steps: list[Step] = []
-        some: list[tuple[Answer, list[int]]] = []
         room = _BATCH_TOKENS
+        some: list[Answer] = []
         while waiting and (not some or len(waiting[0].prompt_ids) + len(waiting[0].answer_ids) <= room):
             answer = waiting.pop(0)
             ids = answer.prompt_ids + answer.answer_ids
             room -= len(ids)
-            some.append((answer, ids))
+            some.append(answer)
             steps.append(Step(model.new_cache(), ids, len(ids)))
         model.forward(steps)
-        for (answer, ids), step in zip(some, steps, strict=True):
+        for answer, step in zip(some, steps, strict=True):
             first = max(0, len(answer.prompt_ids) - prompt_tail)
-            tokens.append(torch.tensor(ids[first:], dtype=torch.int32))
-            features.append(step.cache.features(first, len(ids)).to("cpu", torch.bfloat16))
-            kept.append(
-                {
-                    "domain": answer.domain,
-                    "length": len(ids) - first,
-                    "prompt_tokens": len(answer.prompt_ids) - first,
-                    "temperature": answer.temperature,
-                }
-            )
+            features.append(step.cache.features(first, len(step.token_ids)).to("cpu", torch.bfloat16))
+    tokens, kept = _described(answers, prompt_tail)
     part = path.with_suffix(".part")
     try:
-        tensors = {"tokens": torch.cat(tokens), "features": torch.cat(features)}
-        save_file(tensors, part, {"passages": json.dumps(kept)})
+        save_file({"tokens": tokens, "features": torch.cat(features)}, part, {"passages": json.dumps(kept)})
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
+    finally:
         part.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({error}); free disk space and start again") from error
-    return sum(len(item) for item in tokens)
+    return len(tokens)
+
+
+def shard_holds(path: Path, answers: Sequence[Answer], prompt_tail: int) -> bool:
+    """Whether a shard is there, whole, and of these answers."""
+    tokens, kept = _described(answers, prompt_tail)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["passages"]) == kept and torch.equal(file.get_tensor("tokens"), tokens)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _described(answers: Sequence[Answer], prompt_tail: int) -> tuple[torch.Tensor, list[dict[str, object]]]:
+    """What a shard of these answers holds besides features: [length] int32 ids of all, and each one's facts."""
+    ids: list[int] = []
+    kept: list[dict[str, object]] = []
+    for answer in answers:
+        tail = answer.prompt_ids[-prompt_tail:]
+        ids += tail + answer.answer_ids
+        kept.append(
+            {
+                "domain": answer.domain,
+                "length": len(tail) + len(answer.answer_ids),
+                "prompt_tokens": len(tail),
+                "temperature": answer.temperature,
+            }
+        )
+    return torch.tensor(ids, dtype=torch.int32), kept
 
 
 def read_shards(folder: Path) -> list[Passage]:

@@ -1,9 +1,8 @@
 """Tokens per round of a head on passages it has not seen, from its own chains: no target is run.
 
-Greedy: the chain that the head would draft is made from every slot at once, and a walk along the answer takes, at each
+The chain that the head would draft is made from every slot at once, and a walk along the answer takes, at each
 round's start, as many drafted tokens as agree with it, and one more: exactly what greedy decoding of this answer would
-have done. Sampled: the expected accepted length of the product form (docs/decisions.md) with chained gammas along the
-answer's own tokens, averaged over its positions.
+have done.
 """
 
 from __future__ import annotations
@@ -26,28 +25,22 @@ class DomainResult:
 
     rounds: int = 0
     tokens: int = 0  # that those rounds gave
-    eal: float = 0.0  # summed over positions
-    positions: int = 0
     starts: int = 0  # chains looked at for `calibration`
     chained: int = 0  # tokens that they got right
     runs: list[int] = field(default_factory=list)  # by number of first levels right in a row: starts
 
     @property
     def tokens_per_round(self) -> float:
-        """Greedy, the bonus token included."""
+        """The bonus token included."""
         return self.tokens / max(1, self.rounds)
-
-    @property
-    def sampled_tokens_per_round(self) -> float:
-        """At the temperature that was asked for."""
-        return self.eal / max(1, self.positions)
 
 
 def calibration(results: Iterable[DomainResult]) -> float:
     """The factor that makes the first level's acceptance tell a chain's length.
 
     A commit measures the first level only, at every position. With c times those gammas the product form gives as many
-    tokens from a position as chains drafted there really got, on average; 1 where they are no shorter.
+    tokens from a position as chains drafted there really got, on average; 1 where they are no shorter, and never less
+    than 0.01: a head must be given a chance to show that it has become better.
     """
     results = list(results)
     starts = sum(result.starts for result in results)
@@ -60,26 +53,23 @@ def calibration(results: Iterable[DomainResult]) -> float:
         middle = (low + high) / 2
         told = sum(count * sum(middle**level for level in range(1, run + 1)) for run, count in enumerate(runs))
         low, high = (middle, high) if told < chained else (low, middle)
-    return round(high, 4)
+    return max(0.01, round(high, 4))
 
 
 @torch.inference_mode()
-def evaluate_head(
-    head: HeadModule, passages: Sequence[Passage], levels: int, temperature: float
-) -> dict[str, DomainResult]:
+def evaluate_head(head: HeadModule, passages: Sequence[Passage], levels: int) -> dict[str, DomainResult]:
     """Measure a head on passages, by domain.
 
     Args:
         head: To be measured.
-        passages: Of answers that it was not trained on; the greedy figures look at those answered greedily.
+        passages: Of answers that it was not trained on; those not answered greedily are passed over.
         levels: Draft length.
-        temperature: Of the sampled figures, above 0.
     """
     results: dict[str, DomainResult] = defaultdict(DomainResult)
     device = head.norm.device
     for some in _batched(passages):
         slots = max(len(passage.tokens) for passage in some) - 1
-        tokens = torch.zeros(len(some), slots + levels, dtype=torch.int64)
+        tokens = torch.zeros(len(some), slots, dtype=torch.int64)
         width = some[0].features.shape[1]
         features = torch.zeros(len(some), slots, width, dtype=torch.bfloat16)
         for row, passage in enumerate(some):
@@ -87,16 +77,13 @@ def evaluate_head(
             features[row, : len(passage.tokens) - 1] = passage.features[:-1]
         tokens, features = tokens.to(device), features.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            chains = head.chain(tokens[:, :slots], features, levels).cpu()
-            states = head(tokens[:, : slots + levels - 1], features, levels)
-            for row, passage in enumerate(some):
-                result = results[passage.domain]
-                _count_greedy(result, passage, chains[row], levels)
-                _count_sampled(result, head, passage, [state[row] for state in states], temperature)
+            chains = head.chain(tokens, features, levels).cpu()
+        for row, passage in enumerate(some):
+            _count(results[passage.domain], passage, chains[row], levels)
     return dict(results)
 
 
-def _count_greedy(result: DomainResult, passage: Passage, chains: torch.Tensor, levels: int) -> None:
+def _count(result: DomainResult, passage: Passage, chains: torch.Tensor, levels: int) -> None:
     """`chains` [slots, levels]: slot i continues token i + 1, so its first drafted token stands for token i + 2."""
     tokens = passage.tokens.tolist()
     drafted = chains.tolist()
@@ -124,30 +111,10 @@ def _leading(guesses: Sequence[int], tokens: Sequence[int], most: int) -> int:
     return count
 
 
-def _count_sampled(
-    result: DomainResult, head: HeadModule, passage: Passage, states: list[torch.Tensor], temperature: float
-) -> None:
-    count = len(passage.tokens) - 1
-    levels = len(states)
-    first, last = max(0, passage.prompt_tokens - 1), count - levels
-    if last <= first:
-        return
-    rows = head.head_rows
-    final = passage.features[1:, -head.config.width :].to(rows)  # [count, width] of tokens 1 ..
-    normaliser = (final @ head.output_rows.T).float().div_(temperature).logsumexp(dim=-1)
-    p = ((final @ rows.T).float() / temperature - normaliser[:, None]).exp()  # [count, draft_vocab]
-    product = torch.ones(last - first, device=rows.device)
-    for level, state in enumerate(states):
-        q = ((state[first:last].to(rows.dtype) @ rows.T).float() / temperature).softmax(dim=-1)
-        product = product * torch.minimum(p[first + level : last + level], q).sum(dim=-1)
-        result.eal += float(product.sum())
-    result.eal += last - first
-    result.positions += last - first
-
-
 def _batched(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
     some: list[Passage] = []
-    for passage in sorted((p for p in passages if len(p.tokens) > p.prompt_tokens + 1), key=lambda p: len(p.tokens)):
+    walked = (p for p in passages if p.temperature == 0 and len(p.tokens) > p.prompt_tokens + 1)
+    for passage in sorted(walked, key=lambda p: len(p.tokens)):
         if some and (len(some) + 1) * len(passage.tokens) > _BATCH_TOKENS:
             yield some
             some = []

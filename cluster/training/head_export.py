@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from paceline.actors.errors import ConfigError
-from paceline.actors.head_config import WEIGHTS_FILE, HeadConfig
+from paceline.actors.head_config import CONFIG_FILE, FORMAT, WEIGHTS_FILE, HeadConfig
 from paceline.actors.head_weights import NORMS, head_tensors, matrix_shapes, read_head
-from paceline.cluster.training.head_evaluation import DomainResult
+from paceline.cluster.training.head_evaluation import DomainResult, calibration
 from paceline.cluster.training.head_module import HeadModule
+from paceline.cluster.training.loss_plot import plot_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,48 +30,94 @@ class Provenance:
     domains: Sequence[str]
     answers: int
     answer_tokens: int
+    greedy_share: float  # of the answers
     tokens_seen: int
     steps: int
     seed: int
     device: str
     expert_of: str
     levels: int
-    temperature: float
+
+
+def check_output(folder: Path, data: Path) -> None:
+    """See that a head may be written to a folder: what it holds then will be replaced.
+
+    Args:
+        folder: Where to.
+        data: The folder of answers and features, which must outlive it.
+
+    Raises:
+        ConfigError: it holds something else than a head, or is not to be had, or the data are in it.
+    """
+    if folder.resolve() in (data.resolve(), *data.resolve().parents):
+        raise ConfigError(f"data: {data} is in the output folder {folder}, which is replaced; give another folder")
+    try:
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ConfigError(f"output: {folder} is there, and no draft head; expected a new, an empty, or a head's folder")
 
 
 def export_head(
-    head: HeadModule, folder: Path, results: Mapping[str, DomainResult], calibration: float, about: Provenance
-) -> HeadConfig:
+    head: HeadModule,
+    folder: Path,
+    log: Path,
+    evaluate: Callable[[HeadModule], Mapping[str, DomainResult]],
+    about: Provenance,
+) -> Mapping[str, DomainResult]:
     """Write a drafter folder, whole or not at all; one that is there is replaced.
 
     Args:
         head: Trained.
         folder: Where to.
-        results: Of the evaluation, by domain.
-        calibration: See `HeadConfig`.
+        log: `loss.jsonl` of the training.
+        evaluate: Measures the head that is in the folder, whose weights have 8 bits.
         about: For the card.
 
+    Returns:
+        What was measured, by domain.
+
     Raises:
-        ConfigError: it cannot be written.
+        OSError: it cannot be written; or SafetensorError.
     """
-    config = replace(head.config, calibration=calibration)
     part = folder.with_name(folder.name + ".part")
-    matrices = {name: getattr(head, name).weight for name in matrix_shapes(config)}
+    matrices = {name: getattr(head, name).weight for name in matrix_shapes(head.config)}
     norms = {name: getattr(head, name) for name in NORMS}
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save_file(head_tensors(matrices, norms, head.ids), part / WEIGHTS_FILE)
+        head.config.write(part)
+        results = evaluate(load_module(part, head.embedding, head.output_rows).to(head.norm.device))
+        config = replace(head.config, calibration=calibration(results.values()))
         config.write(part)
         size = (part / WEIGHTS_FILE).stat().st_size
         (part / "README.md").write_text(model_card(folder.name, config, results, about, size), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except OSError as error:
+        plot_training(log, part / "training.png", folder.name)
+        _put(part, folder)
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise ConfigError(f"{folder}: cannot be written: {error}") from error
-    return config
+    return results
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Move a folder to where another may be, which is deleted last."""
+    if not folder.exists():
+        os.replace(part, folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent))
+    old = aside / folder.name
+    os.replace(folder, old)
+    try:
+        os.replace(part, folder)
+    except OSError:
+        os.replace(old, folder)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_module(folder: Path, embedding: torch.Tensor, output_rows: torch.Tensor) -> HeadModule:
@@ -111,7 +160,7 @@ def model_card(name: str, config: HeadConfig, results: Mapping[str, DomainResult
         "## Training",
         "",
         f"- Text: {about.answers:,} answers of the target, {about.answer_tokens:,} tokens"
-        f" (half of them greedy, loops cut out); prompts of {', '.join(about.domains)}.",
+        f" ({about.greedy_share:.0%} of the answers greedy, loops cut out); prompts of {', '.join(about.domains)}.",
         *(f"- Source of prompts: {source}" for source in about.sources),
         f"- Steps: {about.steps:,}, {about.tokens_seen:,} positions seen{origin}; seed {about.seed}, "
         f"device {about.device}.",
@@ -120,14 +169,11 @@ def model_card(name: str, config: HeadConfig, results: Mapping[str, DomainResult
         "",
         f"## Tokens per round on held-out prompts (chains of {about.levels}, the bonus token included)",
         "",
-        f"| domain | greedy | temperature {about.temperature:g} |",
-        "|---|---|---|",
-        *(
-            f"| {domain} | {result.tokens_per_round:.2f} | {result.sampled_tokens_per_round:.2f} |"
-            for domain, result in sorted(results.items())
-        ),
+        "| domain | greedy |",
+        "|---|---|",
+        *(f"| {domain} | {result.tokens_per_round:.2f} |" for domain, result in sorted(results.items())),
         "",
-        f"Deeper levels of a chain accept {config.calibration:.2f} times as often as the first does.",
+        f"What catching up measures is multiplied by {config.calibration:.2f}, so that it tells the length of chains.",
         "",
     ]
     return "\n".join(lines)

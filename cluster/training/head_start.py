@@ -33,30 +33,65 @@ def draft_ids(answers: Iterable[Sequence[int]], size: int, vocab_size: int) -> t
     return torch.tensor(sorted(often))
 
 
+def target_facts(target: Path) -> LlamaConfig:
+    """A target's shapes.
+
+    Raises:
+        ConfigError: it is of another family than Llama's.
+        ModelSourceError: its config.json cannot be read.
+    """
+    facts = LlamaConfig.parse(read_json(target / "config.json"))
+    if facts is None:
+        raise ConfigError(f"target: {target}: a head can be trained for models of the Llama family only")
+    return facts
+
+
+def feature_layers(asked: Sequence[int], last: int) -> tuple[int, ...]:
+    """The target's layers that feed a head: those asked for, else a third of the way, two thirds, and the last.
+
+    Args:
+        asked: Empty for the default.
+        last: The target's last layer, which must be among them: it is also the teacher.
+
+    Raises:
+        ConfigError: they do not ascend from 1 on to the last.
+    """
+    layers = tuple(asked) or tuple(sorted({max(1, last // 3), max(1, 2 * last // 3), last}))
+    if list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] != last:
+        raise ConfigError(f"feature_layers: expected ascending layers from 1 on, the last {last}, got {list(layers)}")
+    return layers
+
+
+def target_matrices(target: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """A target's embedding and output matrix, both [vocab, width] bfloat16; one tensor where they are tied.
+
+    Raises:
+        ConfigError: it is of another family than Llama's.
+        ModelSourceError: its weights cannot be read.
+    """
+    checkpoint = Checkpoint(target, torch.device("cpu"), torch.bfloat16)
+    embedding = checkpoint.tensor("model.embed_tokens.weight")
+    return embedding, embedding if target_facts(target).tied else checkpoint.tensor("lm_head.weight")
+
+
 def new_head(
-    target: Path, ids: torch.Tensor, feature_layers: Sequence[int], window: int, inner: int | None, seed: int
+    target: Path, ids: torch.Tensor, layers: Sequence[int], window: int, inner: int | None, seed: int
 ) -> HeadModule:
     """A head for a target.
 
     Args:
         target: The target's folder; it must be of the Llama family.
         ids: [draft_vocab] of the draft vocabulary.
-        feature_layers: Ascending; the last must be the target's last layer, which is also the teacher.
+        layers: As `feature_layers` gives them.
         window: A prompt's last tokens that the head looks at.
         inner: Width of the gated layer; None for the target's own. A smaller one keeps the largest gates.
         seed: Of what is not taken from the target.
 
     Raises:
-        ConfigError: the target is of another family, or the layers are not its own.
+        ConfigError: the target is of another family.
         ModelSourceError: its weights cannot be read.
     """
-    facts = LlamaConfig.parse(read_json(target / "config.json"))
-    if facts is None:
-        raise ConfigError(f"target: {target}: a head can be trained for models of the Llama family only")
-    layers = tuple(feature_layers)
-    if list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] != facts.layers:
-        expected = f"ascending layers from 1 on, the last of them {facts.layers}"
-        raise ConfigError(f"feature_layers: expected {expected}, got {list(layers)}")
+    facts = target_facts(target)
     checkpoint = Checkpoint(target, torch.device("cpu"), torch.float32)
     at = f"model.layers.{facts.layers - 1}."
     gate, up = (checkpoint.tensor(f"{at}mlp.{name}_proj.weight") for name in ("gate", "up"))
@@ -74,13 +109,11 @@ def new_head(
         rope_theta=float(facts.rope["rope_theta"]),
         rms_eps=facts.rms_eps,
         draft_vocab=len(ids),
-        feature_layers=layers,
+        feature_layers=tuple(layers),
         window=window,
     )
-    embedding = checkpoint.tensor("model.embed_tokens.weight")
-    output = embedding if facts.tied else checkpoint.tensor("lm_head.weight")
     torch.manual_seed(seed)
-    head = HeadModule(config, embedding.bfloat16(), output.bfloat16(), ids)
+    head = HeadModule(config, *target_matrices(target), ids)
     with torch.no_grad():
         eye = torch.eye(facts.width)
         head.fuse.weight.normal_(std=0.01)

@@ -7,12 +7,15 @@ is reached less often. State is saved as it goes; a run that was broken off goes
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,15 +91,17 @@ def train_head(
         The last step's news.
 
     Raises:
-        ConfigError: the saved state is of another plan.
+        ConfigError: the saved state is of another plan, head, or data.
+        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    made_of = _made_of(head, passages, plan)
     head.to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    progress = _resume(folder, head, optimizer, plan)
+    progress = _resume(folder, head, optimizer, made_of)
     batches = _batches(passages, plan, head, progress.step)
     half = torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
-    with (folder / "loss.jsonl").open("a", encoding="utf-8") as log:
+    with (folder / "loss.jsonl").open("a", encoding="utf-8", buffering=1) as log:  # by lines, to be watched
         for step, batch in zip(range(progress.step + 1, plan.steps + 1), batches, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * _schedule(step, plan)
@@ -115,8 +120,7 @@ def train_head(
                 news["tokens_per_round"] = measure()
             log.write(json.dumps(news) + "\n")
             if step % save_every == 0 or step == plan.steps:
-                log.flush()
-                _save(folder, head, optimizer, plan, progress)
+                _save(folder, head, optimizer, made_of, progress)
     return progress
 
 
@@ -198,30 +202,57 @@ def _to(batch: _Batch, device: str) -> _Batch:
     return _Batch(*(part.to(device) for part in (batch.tokens, batch.features, batch.teacher, batch.weights)))
 
 
+def _made_of(head: HeadModule, passages: Sequence[Passage], plan: TrainingPlan) -> dict[str, Any]:
+    """All that decides how a training goes, by the name that a message gives it."""
+    return {
+        **asdict(plan),
+        **asdict(head.config),
+        "draft_ids": _hash([head.ids]),
+        "starting_weights": _hash(head.parameters()),
+        "domains": sorted({passage.domain for passage in passages}),
+        "passages": len(passages),
+        "passage_tokens": sum(len(passage.tokens) for passage in passages),
+    }
+
+
+def _hash(tensors: Iterable[torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def _save(
-    folder: Path, head: HeadModule, optimizer: torch.optim.Optimizer, plan: TrainingPlan, progress: Progress
+    folder: Path, head: HeadModule, optimizer: torch.optim.Optimizer, made_of: dict[str, Any], progress: Progress
 ) -> None:
     state = {
         "head": head.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
-        "plan": asdict(plan),
+        "made_of": made_of,
     }
-    torch.save(state, folder / "state.part")
-    os.replace(folder / "state.part", folder / "state.pt")
+    part = folder / "state.part"
+    try:
+        torch.save(state, part)
+    except RuntimeError as error:  # torch's file writer says so, and little else, where a disk is full
+        if not any(word in str(error) for word in ("iostream", "inline_container", "PytorchStreamWriter")):
+            raise
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(part)) from error
+    os.replace(part, folder / "state.pt")
 
 
-def _resume(folder: Path, head: HeadModule, optimizer: torch.optim.Optimizer, plan: TrainingPlan) -> Progress:
+def _resume(folder: Path, head: HeadModule, optimizer: torch.optim.Optimizer, made_of: dict[str, Any]) -> Progress:
     """Go on from the saved state, where there is one; later lines of the log are taken back."""
     path, log = folder / "state.pt", folder / "loss.jsonl"
     if not path.exists():
         log.unlink(missing_ok=True)
         return Progress(0, 0.0, 0)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for name, value in asdict(plan).items():
-        if state["plan"].get(name) != value:
+    held = state.get("made_of", {})
+    for name, value in made_of.items():
+        if held.get(name) != value:
             raise ConfigError(
-                f"{folder}: was begun with {name}={state['plan'].get(name)!r}, now it is {value!r}; "
+                f"{folder}: was begun with {name}={held.get(name)!r}, now it is {value!r}; "
                 "delete the folder to begin anew"
             )
     head.load_state_dict(state["head"])
