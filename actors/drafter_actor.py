@@ -44,6 +44,9 @@ class DrafterSpec:
     namespace: str
 
 
+_LESS = 10  # niceness more: a weight of 110 instead of 1,024 (Linux)
+
+
 class DrafterActor:
     """One drafter replica. Ray restarts it after a crash; it then registers its new address with the selector."""
 
@@ -116,14 +119,13 @@ def selector_resolver(name: str, namespace: str) -> Callable[[], str]:
 
 
 def _yield_to_others() -> None:
-    """Let this thread, and those it starts, run only where nobody else wants the core (Linux).
+    """Let this process's threads have a tenth of a core that somebody else wants.
 
-    On a machine that a target shares, scoring then fills the gaps of the target's rounds instead of stealing a core
-    from its parallel loops, where one missing thread holds up the others. While a round waits for a draft the cores are
-    free.
+    On a machine that a target shares, scoring then mostly fills the gaps of the target's rounds instead of stealing a
+    core from its parallel loops, where one missing thread holds up the others. While a round waits for a draft the
+    cores are free. Idle scheduling would be too little: the target's threads spin for a while before they sleep.
     """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(_LESS)
 
 
 def _context(spec: DrafterSpec, path: Path) -> DrafterContext:

@@ -82,6 +82,8 @@ class LocalRay:
                 logging_level=logging.ERROR,
                 namespace=NAMESPACE,
                 _temp_dir=str(self.folder),
+                # Ray's own 15 leaves a target hardly more of a core than a dozen drafters that only fill its gaps.
+                _system_config={"worker_niceness": 0},
             )
         self._servers = [process for process in self.processes() if _name(process) in _SERVERS]
 

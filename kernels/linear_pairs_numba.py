@@ -27,7 +27,7 @@ AHEAD = 2  # tasks whose weights are asked for before their turn
 MOST_ROWS = 32  # beyond it torch's product, which blocks for the caches, is faster
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's type, which llvmlite has no name for."""
 
     def _to_string(self) -> str:
