@@ -40,6 +40,7 @@ from paceline.actors.engine import Engine, EngineLimits
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.local_link import LocalLink
 from paceline.actors.messages import Commit, DraftTiming, Member, Open, Propose, SequenceOpened, SequenceRound
+from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.actors.sampling import Sampling
@@ -50,6 +51,7 @@ from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training import data_stages
 from paceline.cluster.training.answer_store import AnswerStore
 from paceline.cluster.training.feature_store import Passage, read_shards
+from paceline.cluster.training.train_settings import DataSettings
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(width=200)
@@ -82,7 +84,7 @@ def main() -> None:
     }
     claim(options.data, settings, parser)
     passages = answered(model, target.path, options)
-    options.end_ids = data_stages.end_ids(target.path)
+    options.end_ids = frozenset(eos_ids(target.path))
     rows_file = options.data / "rows.jsonl"
     rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
     prints = {name: fingerprint(drafter) for name, drafter in drafters.items()}
@@ -136,17 +138,29 @@ def unremembered(drafter: DrafterConfig) -> dict[str, Any]:
 def answered(model: CausalModel, target: Path, options: argparse.Namespace) -> list[Passage]:
     """The target's greedy answers with their whole prompts."""
     tokenizer = ChatTokenizer(target)
-    asked, _ = data_stages.questions(options.prompts, options.limit, (0.0,), 0, 1024, tokenizer)
+    settings = DataSettings(max_prompt=1024)
+    asked = data_stages.ask_prompts(
+        "prompts", options.prompts, options.limit, (0.0,), settings, tokenizer, set()
+    ).questions
     options.data.mkdir(parents=True, exist_ok=True)
     store = AnswerStore(options.data / "answers.jsonl")
     with tqdm(total=len(asked), desc="answers") as bar:
         data_stages.answer_stage(
-            model, target, asked, store, max_tokens=options.tokens, batch=32, seed=0, advance=bar.update
+            model,
+            target,
+            asked,
+            store,
+            max_tokens=options.tokens,
+            batch=32,
+            seed=0,
+            advance=lambda count, tokens: bar.update(count),
         )
     answers = data_stages.useful(list(store.read()))
     with tqdm(total=len(answers), desc="features") as bar:
         width = model.config.width  # type: ignore[attr-defined]  # drafters with features are for Llama targets
-        data_stages.feature_stage(model, answers, options.data / "features", 4096, width, bar.update)
+        data_stages.feature_stage(
+            model, answers, options.data / "features", 4096, width, lambda count, tokens: bar.update(count)
+        )
     return read_shards(options.data / "features")
 
 

@@ -46,11 +46,11 @@ def questions(data: DataSettings, tokenizer: ChatTokenizer) -> tuple[Asked, Aske
         ConfigError: a file is unreadable, or none of its prompts is left.
     """
     texts = {_folded(prompt.text) for file in data.test_prompts for prompt in read_prompts(Path(file))}
-    train = _asked("prompts", data.prompts, data.answers, data.temperatures, data, tokenizer, texts)
-    return train, _asked("test", data.test_prompts, data.test_answers, (0.0,), data, tokenizer, set())
+    train = ask_prompts("prompts", data.prompts, data.answers, data.temperatures, data, tokenizer, texts)
+    return train, ask_prompts("test", data.test_prompts, data.test_answers, (0.0,), data, tokenizer, set())
 
 
-def _asked(
+def ask_prompts(
     name: str,
     files: Sequence[str],
     each: int,
