@@ -11,7 +11,8 @@ from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
 
-SLOW_MS = 5.0  # a drafter that usually takes longer drafts for one round only, and follows a sample of sequences
+SLOW_MS = 3.0  # a drafter that usually takes longer drafts for one round only, and follows a sample of sequences
+STAY = 0.25  # of the largest weight: a drafter with so much goes on while what it drafted comes true
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,10 @@ def ask_length(sequence: Sequence, arm: Arm, pool: DrafterPool) -> int:
 def draw_drafter(
     sequence: Sequence, board: WeightsBoard, pool: DrafterPool, usable: Collection[str], chance: Random
 ) -> str | None:
-    """Draw a drafter by weight among those that can be asked for this sequence; None where there is none."""
+    """Draw a drafter by weight among those that can be asked for this sequence; None where there is none.
+
+    One whose draft is at hand is not left for another that is hardly better: its draft costs no wait.
+    """
     weights: Mapping[str, float] = board.weights(sequence.seq)
     names = [
         name
@@ -62,4 +66,7 @@ def draw_drafter(
         if not names or not sequence.generation.drafters:
             return None
         shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
+    at_hand = sequence.carried.drafter if sequence.carried is not None else None
+    if at_hand in names and weights.get(at_hand, 0.0) >= STAY * max(shares):
+        return at_hand
     return chance.choices(names, shares)[0]

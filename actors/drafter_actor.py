@@ -19,6 +19,7 @@ from paceline.actors.drafter_server import DrafterServer
 from paceline.actors.messages import Heartbeat
 from paceline.actors.model_facts import Quantization, vocabulary_size
 from paceline.actors.model_source import resolve
+from paceline.actors.priority import yield_to_others
 from paceline.actors.score_link import ScoreLink
 from paceline.actors.tracer import TRACER, Span
 
@@ -44,16 +45,13 @@ class DrafterSpec:
     namespace: str
 
 
-_LESS = 10  # niceness more: a weight of 110 instead of 1,024 (Linux)
-
-
 class DrafterActor:
     """One drafter replica. Ray restarts it after a crash; it then registers its new address with the selector."""
 
     def __init__(self, spec: DrafterSpec) -> None:
         self._spec = spec
         if spec.device == "cpu" and spec.kind in MODEL_KINDS:
-            _yield_to_others()
+            yield_to_others()
         self._node = ray.util.get_node_ip_address()
         folder = resolve(spec.target_model, progress=False)
         drafter = build_drafter(spec.kind, spec.options, _context(spec, folder.path))
@@ -116,16 +114,6 @@ def selector_resolver(name: str, namespace: str) -> Callable[[], str]:
         return str(ray.get(actor.address.remote(), timeout=5))
 
     return resolve_address
-
-
-def _yield_to_others() -> None:
-    """Let this process's threads have a tenth of a core that somebody else wants.
-
-    On a machine that a target shares, scoring then mostly fills the gaps of the target's rounds instead of stealing a
-    core from its parallel loops, where one missing thread holds up the others. While a round waits for a draft the
-    cores are free. Idle scheduling would be too little: the target's threads spin for a while before they sleep.
-    """
-    os.nice(_LESS)
 
 
 def _context(spec: DrafterSpec, path: Path) -> DrafterContext:

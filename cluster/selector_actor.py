@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from paceline.actors.messages import SelectorSnapshot
+from paceline.actors.priority import yield_to_others
 from paceline.actors.tracer import TRACER, Span
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.selector import Selector
@@ -28,6 +29,7 @@ class SelectorActor:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
+        yield_to_others()
         settings = ClusterConfig.model_validate(config)
         network = settings.network
         self._node: str = ray.util.get_node_ip_address()

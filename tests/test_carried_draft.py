@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from engine_rig import LIMITS, GuessHost, rig
 from table_model import TableModel
 
+from paceline.actors.arm_choice import draw_drafter
 from paceline.actors.carried_draft import CarriedDraft, carry, first_tokens
 from paceline.actors.messages import Draft, Laws
 
@@ -75,3 +79,27 @@ def test_a_fast_drafter_is_asked_every_other_round_and_the_text_is_the_same() ->
     assert sum(each.drafted == most for each in rounds) >= 120 // (most + 1) - 2, "what is carried is no shorter"
     assert host.asked.count(2 * most + 1) >= 5
     assert len(host.asked) <= 0.75 * len(rounds), "the first few, before its latency is known, and then every other"
+
+
+class _Pool:
+    def serves(self, drafter: str, seq: int) -> bool:
+        return True
+
+
+class _Board:
+    def __init__(self, weights: dict[str, float]) -> None:
+        self._weights = weights
+
+    def weights(self, seq: int) -> dict[str, float]:
+        return self._weights
+
+
+@pytest.mark.parametrize(("weight", "stays"), [(0.5, True), (0.3, True), (0.05, False), (0.0, False)])
+def test_a_drafter_whose_draft_is_at_hand_goes_on_unless_another_is_much_better(weight: float, stays: bool) -> None:
+    """Of 200 draws; one that is not kept is drawn by its weight, 5% at most, so not 40 times in under 1 of 10^9."""
+    sequence = SimpleNamespace(seq=7, drafters=(), generation=SimpleNamespace(drafters=()))
+    sequence.carried = CarriedDraft("a", Draft(7, 100, [1, 2]))
+    board, chance = _Board({"a": weight, "b": 1.0 - weight}), Random(1)
+    drawn = [draw_drafter(sequence, board, _Pool(), ["a", "b"], chance) for _ in range(200)]  # type: ignore[arg-type]
+    assert (drawn.count("a") == 200) == stays
+    assert stays or drawn.count("a") < 40

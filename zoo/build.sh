@@ -4,6 +4,7 @@
 #   zoo/build.sh DATA WORK [--device cuda]
 #
 # DATA holds a folder per domain with train.jsonl.gz and test.jsonl.gz; WORK keeps answers and features (3.5 KB a token).
+# Files are JSON lines with `prompt`; a line that is none is refused by its number. EXPERTS are the domains that get one,
 # ANSWERS per domain, STEPS of the generalist and EXPERT_STEPS of each expert may be set in the environment.
 set -eu
 data=$1 work=$2
@@ -32,7 +33,7 @@ all=
 for domain in $domains; do all="$all; $domain: $(source_of "$domain")"; done
 # shellcheck disable=SC2086  # file patterns and options are meant to be split
 "$paceline" train "$here/generalist" $common --steps "${STEPS:-1000}" --source "${all#; }" "$@"
-for domain in $domains; do
+for domain in ${EXPERTS:-math code sql translation medical legal finance}; do
     # shellcheck disable=SC2086
     "$paceline" train "$here/$domain" $common --domain "$domain" --expert-of "$here/generalist" \
         --steps "${EXPERT_STEPS:-150}" --learning-rate 5e-4 --source "$(source_of "$domain")" "$@"
