@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -255,8 +256,16 @@ def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
         heartbeat = Heartbeat("a", "ngram", "h:1", feature_layers=(2, 5), feature_window=9)
         stub.Register(selector_wire.encode_heartbeat(heartbeat), timeout=5)
         began = time.monotonic()
-        updates = stub.Weights(iter([selector_wire.encode_report(TargetReport("t"))]), timeout=5)
+        heard = threading.Event()
+
+        def reports() -> Iterator[pb.TargetReport]:
+            """One, and then the stream stays open, as a target's does: a server owes nothing to one that ended."""
+            yield selector_wire.encode_report(TargetReport("t"))
+            heard.wait(5)
+
+        updates = stub.Weights(reports(), timeout=5)
         update = selector_wire.decode_update(next(updates))
+        heard.set()
         assert time.monotonic() - began < 2.0
         assert [(m.drafter, m.feature_layers, m.feature_window) for m in update.members or ()] == [("a", (2, 5), 9)]
         assert update.prior.tolist() == [1.0]
