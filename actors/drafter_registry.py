@@ -83,9 +83,8 @@ _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = 
 _FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {
     "head": lambda options: HeadConfig.read(Path(options.model)).feature_layers,
 }
-MODEL_KINDS = frozenset(
-    {"early_exit", "lm", "head"}
-)  # their work is milliseconds of arithmetic, the others' is microseconds
+# Their work is milliseconds of arithmetic, the others' is microseconds.
+MODEL_KINDS = frozenset({"early_exit", "lm", "head"})
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> Any:
