@@ -30,6 +30,7 @@ def trace_document(processes: Sequence[ProcessTrace]) -> dict[str, Any]:
     starts = [span.start_ns for process in processes for span in process.spans]
     origin_ns = min(starts, default=0)
     events: list[dict[str, Any]] = []
+    ends = {_end_of_arrow(process, span) for process in processes for span in process.spans}
     for order, process in enumerate(processes, start=1):
         title = f"{process.name} ({process.node}, pid {process.pid})"
         events.append({"ph": "M", "name": "process_name", "pid": order, "tid": 0, "args": {"name": title}})
@@ -43,9 +44,18 @@ def trace_document(processes: Sequence[ProcessTrace]) -> dict[str, Any]:
                 {"ph": "X", "name": span.name, "cat": process.name, "dur": span.duration_ns / 1e3, **place}
                 | {"args": span.notes}
             )
-            if "ask" in span.notes:
+            end, number = _end_of_arrow(process, span)
+            if end and {("s", number), ("f", number)} <= ends:  # the other end may lie outside the watched time
                 # An arrow starts where the target asked and ends where the drafter began to handle it.
-                phase = {"ph": "s"} if "drafter" in span.notes else {"ph": "f", "bp": "e"}
-                number = f"{span.notes.get('drafter', process.name)}:{span.notes['ask']}"
+                phase = {"ph": "s"} if end == "s" else {"ph": "f", "bp": "e"}
                 events.append({**phase, "name": "ask", "cat": "ask", "id": number, **place})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _end_of_arrow(process: ProcessTrace, span: Span) -> tuple[str, str]:
+    """Whether a question left here ("s") or was handled here ("f"), and which one; two empty words for neither."""
+    if "ask" not in span.notes:
+        return "", ""
+    if "drafter" in span.notes:
+        return "s", f"{span.notes['drafter']}:{span.notes['ask']}"
+    return "f", f"{process.name}:{span.notes['ask']}"
