@@ -40,7 +40,7 @@ class EngineLimits:
 
     `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
     `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
-    `evaluation_share` is the share of sequences that a slow drafter without weight still follows, to be scored.
+    `evaluation_share` is the share of sequences on which one of the slow drafters without weight is scored.
     """
 
     max_sequences: int = 8
@@ -87,6 +87,7 @@ class Engine:
         self._waiting: deque[_Waiting] = deque()
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
+        self._last_scored: dict[str, int] = {}  # the last sequence that a slow drafter without weight was drawn for
         self._stopping = False
 
     @property
@@ -197,22 +198,27 @@ class Engine:
     def _followers(self, seq: int, generation: Generation) -> tuple[str, ...]:
         """The drafters that shall follow a sequence, that is draft for it or at least be scored on it; empty means all.
 
-        To follow costs a prefill of the prompt and a forward for every few tokens. Fast drafters always do; a slow one
-        does where it has weight in a new sequence, and otherwise on a sample, which shows when it becomes worth more.
+        To follow costs a prefill of the prompt and a forward for every few tokens. Fast drafters always do, and slow
+        ones where they have weight in a new sequence. Of the others one at a time is scored, in turn, on a sample of
+        sequences that does not grow with their number; one that was never scored comes first, and need not be drawn.
         """
         if generation.drafters or not generation.speculate:
             return generation.drafters
         weights = self._board.weights(seq)
+        kept: list[str] = []
+        idle: list[str] = []
         names = [member.drafter for member in self._board.members()]
-        kept = [
-            name
-            for name in names
-            if weights.get(name, 0.0) > 0
-            or (self._pool.draft_ms(name) or math.inf) < SLOW_MS
-            or self._chance.random() < self._limits.evaluation_share
-        ]
-        if not kept and names:  # an empty tuple would mean all of them
-            kept = [self._chance.choice(names)]
+        for name in names:
+            fast = (self._pool.draft_ms(name) or math.inf) < SLOW_MS
+            (kept if fast or weights.get(name, 0.0) > 0 else idle).append(name)
+        if idle:
+            next_one = min(idle, key=lambda name: self._last_scored.get(name, -1))
+            share = self._limits.evaluation_share
+            new = share > 0 and next_one not in self._last_scored
+            # Nobody at all would mean all of them.
+            if new or not kept or self._chance.random() < share:
+                self._last_scored[next_one] = seq
+                kept.append(next_one)
         return () if len(kept) == len(names) else tuple(kept)
 
     def _round(self) -> None:

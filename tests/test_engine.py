@@ -313,7 +313,7 @@ def test_where_no_drafter_has_weight_or_is_fast_one_follows_not_all() -> None:
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (1.0, 40, 40), (0.25, 2, 22)])
 def test_a_slow_drafter_without_weight_follows_a_sample_of_sequences(share: float, least: int, most: int) -> None:
-    """0.25 of 40: outside 2..22 in fewer than 1 of 10,000 seeds; the seed is fixed."""
+    """0.25 of 40, and the first, which need not be drawn; outside 2..22 in fewer than 1 of 10,000 seeds."""
     model = TableModel(vocab_size=12)
     hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
     made = Rig(model, hosts, EngineLimits(evaluation_share=share, max_context=256))
@@ -329,3 +329,25 @@ def test_a_slow_drafter_without_weight_follows_a_sample_of_sequences(share: floa
     made.engine.stop()
     thread.join(10)
     assert least <= hosts["slow"].opened - known <= most
+
+
+def test_slow_drafters_without_weight_take_turns() -> None:
+    """Each is scored once before any is twice, and then the sample is shared: it does not grow with their number."""
+    model = TableModel(vocab_size=12)
+    slow = {f"slow{i}": SlowHost(model, 0.3) for i in range(6)}
+    hosts: dict[str, GuessHost] = {"fast": GuessHost(model, 0.3), **slow}
+    made = Rig(model, hosts, EngineLimits(evaluation_share=0.25, max_context=256))
+    made.board = OneSidedBoard(list(hosts))
+    made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    for _ in range(6):
+        made.submit([1, 2, 3], 3).wait()
+    assert [host.opened for host in slow.values()] == [1] * 6
+    for _ in range(60):
+        made.submit([1, 2, 3], 3).wait()
+    made.engine.stop()
+    thread.join(10)
+    again = [host.opened - 1 for host in slow.values()]
+    assert max(again) - min(again) <= 1
+    assert 3 <= sum(again) <= 30  # 15 of 60 expected; outside in fewer than 1 of 10,000 seeds
