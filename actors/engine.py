@@ -41,6 +41,7 @@ class EngineLimits:
     `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
     `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
     `evaluation_share` is the share of sequences on which one of the slow drafters without weight is scored.
+    `report_tokens` tells the selector also which tokens were committed, for its explanations.
     """
 
     max_sequences: int = 8
@@ -51,6 +52,7 @@ class EngineLimits:
     adapt_length: bool = True
     max_prefill: int = 256
     evaluation_share: float = 0.0625
+    report_tokens: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -81,7 +83,9 @@ class Engine:
         self._limits = limits
         self._chance = chance or Random()
         lengths = DraftLength() if limits.adapt_length else None
-        self._setup = Setup(model, pool, board, lengths, limits.max_draft, limits.max_prefill, self._chance)
+        self._setup = Setup(
+            model, pool, board, lengths, limits.max_draft, limits.max_prefill, self._chance, limits.report_tokens
+        )
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
         self._changed = threading.Condition()
         self._waiting: deque[_Waiting] = deque()
@@ -188,8 +192,9 @@ class Engine:
                 admitted.append(sequence)
         for sequence in admitted:
             if sequence.generation.speculate:
+                generation = sequence.generation
                 opened = SequenceOpened(
-                    sequence.seq, sequence.prompt_tokens, sequence.generation.route, sequence.drafters
+                    sequence.seq, sequence.prompt_tokens, generation.route, sequence.drafters, generation.request_id
                 )
                 self._board.opened(opened)
                 self._pool.open(sequence)

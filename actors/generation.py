@@ -15,7 +15,7 @@ class Generation:
     """One sequence to generate. A request with n choices is n of these.
 
     Attributes:
-        request_id: Unique while it runs; `abort` takes it.
+        request_id: Unique while it runs; `abort` takes it. Choice i of request R is `R-i`.
         prompt: Token ids; at least one.
         max_tokens: Most tokens to generate, at least 1; prompt and answer together fit the target's context.
         stop_ids: Token ids that end the text; the one that does is the last id streamed.

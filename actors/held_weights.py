@@ -19,7 +19,8 @@ from paceline.actors.messages import Member, WeightsUpdate
 class HeldWeights:
     """Weights by sequence, a prior for the rest, and members.
 
-    `held_back` counts updates whose weights were not taken.
+    `held_back` counts updates whose weights were not taken; `number` is that of the newest whose weights were, 0 where
+    the present stream has brought none.
 
     Args:
         default_drafter: Gets all the weight while the selector has not spoken; None, or a drafter that is not among the
@@ -39,6 +40,7 @@ class HeldWeights:
         self._before: tuple[Member, ...] = ()  # as they were before the present stream
         self._grace_until_s = 0.0
         self.held_back = 0
+        self.number = 0
 
     def opened(self, seq: int, drafters: tuple[str, ...]) -> None:
         """A sequence began, which may use these drafters only; empty means all."""
@@ -49,6 +51,10 @@ class HeldWeights:
         """A sequence ended."""
         self._own.pop(seq, None)
         self._only.pop(seq, None)
+
+    def disconnected(self) -> None:
+        """The stream is gone: the next selector numbers its updates anew. What is held stays."""
+        self.number = 0
 
     def connected(self) -> None:
         """A new stream began: its selector may be new too."""
@@ -63,6 +69,7 @@ class HeldWeights:
         if not update.drafters or not known.issubset(update.drafters):
             self.held_back += 1
             return
+        self.number = update.number
         self._prior = _by_name(update.drafters, update.prior)
         for seq, weights in update.sequences.items():
             if not len(weights):

@@ -172,23 +172,51 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOpened:
-    """A target took a sequence. `drafters` names the only ones it may use; empty means all."""
+    """A target took a sequence. `drafters` names the only ones it may use; empty means all.
+
+    `request` is the generation's id: choice i of request R is `R-i`.
+    """
 
     seq: int
     prompt_tokens: int
     route: str = ""
     drafters: tuple[str, ...] = ()
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceRound:
-    """What one round did for one sequence. `drafter` is empty where it was decoded plainly."""
+    """What one round did for one sequence. `drafter` is empty where it was decoded plainly.
+
+    `chosen` and `length` are the arm that was wanted, which a draft may miss by being late, broken, empty or shorter;
+    `carried` says that the draft was at hand from the round before. `tokens` is what was committed, where the settings
+    want text explained, and else empty.
+    """
 
     seq: int
     committed: int
     drafter: str
     drafted: int
     accepted: int
+    chosen: str = ""
+    length: int = 0
+    carried: bool = False
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """What one round took besides its verification, in milliseconds, and what its choice went by.
+
+    Attributes:
+        wait_ms: Until all drafts were there.
+        round_ms: From the choice to the verdict.
+        weights_number: Of the update whose weights the choice went by; 0 where none had come on this stream.
+    """
+
+    wait_ms: float = 0.0
+    round_ms: float = 0.0
+    weights_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +240,7 @@ class TargetReport:
     drafts: list[DraftTiming] = field(default_factory=list)
     verify_ms: float = 0.0
     verify_tokens: int = 0
+    context: RoundContext = RoundContext()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from paceline.actors.causal_model import Cache
-from paceline.actors.messages import Draft, DraftTiming, Laws, Member, SequenceOpened, SequenceRound
+from paceline.actors.messages import Draft, DraftTiming, Laws, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.sampling import Sampling
 
 
@@ -99,6 +99,11 @@ class DrafterPool(Protocol):
 class WeightsBoard(Protocol):
     """The newest weights a target holds, and the way news reaches the selector. Nothing here waits."""
 
+    @property
+    def weights_number(self) -> int:
+        """Number of the selector's update that `weights` are from; 0 where its present stream has brought none."""
+        ...
+
     def weights(self, seq: int) -> Mapping[str, float]:
         """Drafter -> weight for this sequence (its own, else the prior, else all on the configured default drafter)."""
         ...
@@ -117,6 +122,7 @@ class WeightsBoard(Protocol):
         drafts: Sequence[DraftTiming],
         verify_ms: float,
         verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         """Tell the selector what a round did."""
         ...

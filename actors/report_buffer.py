@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paceline.actors.messages import DraftTiming, SequenceOpened, SequenceRound, TargetReport
+from paceline.actors.messages import DraftTiming, RoundContext, SequenceOpened, SequenceRound, TargetReport
 
 MAX_ROUNDS = 256
 
@@ -50,7 +50,12 @@ class ReportBuffer:
         self._committed[sequence.seq] = sequence.prompt_tokens
 
     def played(
-        self, rounds: Sequence[SequenceRound], drafts: Sequence[DraftTiming], verify_ms: float, verify_tokens: int
+        self,
+        rounds: Sequence[SequenceRound],
+        drafts: Sequence[DraftTiming],
+        verify_ms: float,
+        verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         """A round was played."""
         for played in rounds:
@@ -63,6 +68,7 @@ class ReportBuffer:
                 drafts=list(drafts),
                 verify_ms=verify_ms,
                 verify_tokens=verify_tokens,
+                context=context,
             )
         )
         if len(self._rounds) > self._max_rounds:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 
-from paceline.actors.arm_choice import ask_length, carried_tokens, choose_arms
+from paceline.actors.arm_choice import Arm, ask_length, carried_tokens, choose_arms
 from paceline.actors.carried_draft import carry, first_tokens
 from paceline.actors.causal_model import Step
 from paceline.actors.generation import Chunk
-from paceline.actors.messages import Draft, SequenceRound
+from paceline.actors.messages import Draft, RoundContext, SequenceRound
 from paceline.actors.prefill import share_prefill
 from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
@@ -41,10 +42,12 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
 
     # choose: an arm per sequence, from the newest weights this target holds
     with span("choose"):
+        told = board.weights_number
         usable = pool.usable()
         arms = choose_arms(ready, setup, usable)
 
     # draft: all chosen drafters at once, each with its own deadline
+    asking = time.perf_counter()
     asks = defaultdict(list)
     whole: dict[int, Draft] = {}
     for sequence in ready:
@@ -81,7 +84,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length)
         sequence.carried = carry(drafter, whole[sequence.seq], chunk.token_ids) if length else None
         if sequence.generation.speculate:
-            rounds.append(SequenceRound(sequence.seq, len(sequence.tokens), drafter, chunk.drafted, chunk.accepted))
+            rounds.append(_round(sequence, chunk, arms.get(sequence.seq), asked_seqs, setup.report_tokens))
         if setup.lengths is not None and (arm := arms.get(sequence.seq)) is not None:
             asked = sequence.seq in asked_seqs
             setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted, asked)
@@ -89,7 +92,8 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     # score and learn, off the critical path: drafters catch up on their own devices, the selector hears from them
     with span("tell"):
         pool.commit([s for s in ready if s.generation.speculate])
-        board.played(rounds, timings, verify_ms, positions)
+        wait_ms, round_ms = (verifying - asking) * 1e3, (ended - began) * 1e3
+        board.played(rounds, timings, verify_ms, positions, RoundContext(wait_ms, round_ms, told))
     if setup.lengths is not None and not prefill:
         tokens = sum(len(verdict.tokens) for verdict in verdicts)
         setup.lengths.timed(timings, verify_ms, positions, tokens, (ended - began) * 1e3)
@@ -100,6 +104,21 @@ def _step(sequence: Sequence, draft: Draft | None) -> Step:
     """The forward of one sequence: what its cache lacks, then the draft; logits from the last committed token on."""
     pending = sequence.pending
     return Step(sequence.cache, pending + draft.tokens if draft else pending, logits_from=len(pending) - 1)
+
+
+def _round(sequence: Sequence, chunk: Chunk, arm: Arm | None, asked: Collection[int], tokens: bool) -> SequenceRound:
+    """What the selector is told of a sequence's round."""
+    return SequenceRound(
+        sequence.seq,
+        len(sequence.tokens),
+        chunk.drafter,
+        chunk.drafted,
+        chunk.accepted,
+        chosen=arm.drafter if arm else "",
+        length=arm.length if arm else 0,
+        carried=bool(chunk.drafted) and sequence.seq not in asked,
+        tokens=tuple(chunk.token_ids) if tokens else (),
+    )
 
 
 def _commit(sequence: Sequence, verdict: Verdict, drafter: str, length: int) -> Chunk:

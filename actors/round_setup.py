@@ -12,7 +12,10 @@ from paceline.actors.ports import DrafterPool, WeightsBoard
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What an engine's rounds are played with. `lengths` None drafts as long as `max_draft` allows."""
+    """What an engine's rounds are played with. `lengths` None drafts as long as `max_draft` allows.
+
+    `report_tokens` tells the selector also which tokens were committed, for its explanations.
+    """
 
     model: CausalModel
     pool: DrafterPool
@@ -21,3 +24,4 @@ class Setup:
     max_draft: int
     max_prefill: int
     chance: Random
+    report_tokens: bool = False

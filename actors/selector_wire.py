@@ -18,6 +18,7 @@ from paceline.actors.messages import (
     DraftTiming,
     Heartbeat,
     Member,
+    RoundContext,
     Score,
     SelectorSnapshot,
     SequenceOpened,
@@ -138,12 +139,22 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
         version=PROTOCOL_VERSION,
         target=report.target,
         opened=[
-            pb.SequenceOpened(seq=o.seq, prompt_tokens=o.prompt_tokens, route=o.route, drafters=o.drafters)
+            pb.SequenceOpened(
+                seq=o.seq, prompt_tokens=o.prompt_tokens, route=o.route, drafters=o.drafters, request=o.request
+            )
             for o in report.opened
         ],
         rounds=[
             pb.SequenceRound(
-                seq=r.seq, committed=r.committed, drafter=r.drafter, drafted=r.drafted, accepted=r.accepted
+                seq=r.seq,
+                committed=r.committed,
+                drafter=r.drafter,
+                drafted=r.drafted,
+                accepted=r.accepted,
+                chosen=r.chosen,
+                length=r.length,
+                carried=r.carried,
+                tokens=r.tokens,
             )
             for r in report.rounds
         ],
@@ -154,6 +165,9 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
         ],
         verify_ms=report.verify_ms,
         verify_tokens=report.verify_tokens,
+        wait_ms=report.context.wait_ms,
+        round_ms=report.context.round_ms,
+        weights_number=report.context.weights_number,
     )
 
 
@@ -166,8 +180,13 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
     check_version(message.version)
     return TargetReport(
         target=_named(message.target, "target"),
-        opened=[SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters)) for o in message.opened],
-        rounds=[SequenceRound(r.seq, r.committed, r.drafter, r.drafted, r.accepted) for r in message.rounds],
+        opened=[SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), o.request) for o in message.opened],
+        rounds=[
+            SequenceRound(
+                r.seq, r.committed, r.drafter, r.drafted, r.accepted, r.chosen, r.length, r.carried, tuple(r.tokens)
+            )
+            for r in message.rounds
+        ],
         closed=list(message.closed),
         drafts=[
             DraftTiming(t.drafter, t.sequences, t.length, _milliseconds(t.draft_ms, f"drafts[{i}].draft_ms"))
@@ -175,6 +194,11 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
         ],
         verify_ms=_milliseconds(message.verify_ms, "verify_ms"),
         verify_tokens=message.verify_tokens,
+        context=RoundContext(
+            wait_ms=_milliseconds(message.wait_ms, "wait_ms"),
+            round_ms=_milliseconds(message.round_ms, "round_ms"),
+            weights_number=message.weights_number,
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from paceline.actors import selector_wire
 from paceline.actors.channel import CONNECT_TIMEOUT_S, open_channel
 from paceline.actors.held_weights import HeldWeights
-from paceline.actors.messages import DraftTiming, Member, SequenceOpened, SequenceRound
+from paceline.actors.messages import DraftTiming, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.report_buffer import ReportBuffer
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
@@ -77,6 +77,11 @@ class WeightsLink:
         """Rounds that the selector will never hear of, because it was away too long."""
         return self._reports.dropped
 
+    @property
+    def weights_number(self) -> int:
+        """See `WeightsBoard`."""
+        return self._held.number
+
     def weights(self, seq: int) -> Mapping[str, float]:
         """See `WeightsBoard`."""
         return self._held.weights(seq)
@@ -93,11 +98,16 @@ class WeightsLink:
             self._changed.notify_all()
 
     def played(
-        self, rounds: Sequence[SequenceRound], drafts: Sequence[DraftTiming], verify_ms: float, verify_tokens: int
+        self,
+        rounds: Sequence[SequenceRound],
+        drafts: Sequence[DraftTiming],
+        verify_ms: float,
+        verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         """See `WeightsBoard`."""
         with self._changed:
-            self._reports.played(rounds, drafts, verify_ms, verify_tokens)
+            self._reports.played(rounds, drafts, verify_ms, verify_tokens, context)
             self._changed.notify_all()
 
     def closed(self, seq: int) -> None:
@@ -178,6 +188,7 @@ class WeightsLink:
     def _end_stream(self) -> None:
         with self._changed:
             self._stream = 0
+            self._held.disconnected()
             self._reports.lost_stream()
             self._changed.notify_all()
             call = self._call

@@ -39,7 +39,16 @@ from paceline.actors.drafter_registry import DrafterContext, build_drafter
 from paceline.actors.engine import Engine, EngineLimits
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.local_link import LocalLink
-from paceline.actors.messages import Commit, DraftTiming, Member, Open, Propose, SequenceOpened, SequenceRound
+from paceline.actors.messages import (
+    Commit,
+    DraftTiming,
+    Member,
+    Open,
+    Propose,
+    RoundContext,
+    SequenceOpened,
+    SequenceRound,
+)
 from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
@@ -267,6 +276,8 @@ def drafted_sampled(
 class _OneDrafter:
     """A board with one drafter."""
 
+    weights_number = 0
+
     def __init__(self, drafter: Drafter) -> None:
         layers, window = (drafter.features.layers, drafter.features.window) if drafter.features else ((), 0)
         self._members = (Member("one", "one", "local:1", feature_layers=layers, feature_window=window),)
@@ -283,7 +294,12 @@ class _OneDrafter:
         """Nobody learns."""
 
     def played(
-        self, rounds: Sequence[SequenceRound], drafts: Sequence[DraftTiming], verify_ms: float, verify_tokens: int
+        self,
+        rounds: Sequence[SequenceRound],
+        drafts: Sequence[DraftTiming],
+        verify_ms: float,
+        verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         """Nobody learns."""
 

@@ -25,6 +25,7 @@ from paceline.cluster.body_limit import BodyLimit
 from paceline.cluster.completion import Completion
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
+from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
 from paceline.cluster.json_body import check_media_type, parse_object
 from paceline.cluster.openai_replies import ReplyWriter
@@ -62,6 +63,7 @@ def create_api(
     endpoints = _Endpoints(
         backend, tokenizer, Planner(tokenizer, config, model_name, max_context, stop_ids), model_name, max_context
     )
+    explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
     for path, method, endpoint in (
         ("/v1/chat/completions", "POST", endpoints.chat),
         ("/v1/completions", "POST", endpoints.completion),
@@ -69,6 +71,8 @@ def create_api(
         ("/v1/models/{name:path}", "GET", endpoints.model),
         ("/v1/paceline/status", "GET", endpoints.status),
         ("/v1/paceline/trace", "GET", endpoints.trace),
+        ("/v1/paceline/requests", "GET", explain.requests),
+        ("/v1/paceline/requests/{id}", "GET", explain.request),
         ("/ready", "GET", endpoints.ready),
         ("/health", "GET", endpoints.health),
     ):

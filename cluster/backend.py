@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.trace_document import ProcessTrace
 
 Mode = Literal["speculation", "plain decoding"]
@@ -76,6 +77,22 @@ class Backend(Protocol):
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         """Wait for so long, and return what every process that answers did meanwhile."""
+        ...
+
+    async def explain(self, request: str) -> Explanation | None:
+        """What is kept of a request; None where nothing is.
+
+        Raises:
+            NotReady: the selector does not answer.
+        """
+        ...
+
+    async def requests(self, limit: int) -> RequestList:
+        """The newest requests that are kept, at most so many.
+
+        Raises:
+            NotReady: the selector does not answer.
+        """
         ...
 
     async def status(self) -> ClusterStatus:

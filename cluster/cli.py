@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     trace.set_defaults(run=_trace)
 
+    explain = commands.add_parser("explain", help="what was chosen for a request, round by round, and why")
+    explain.add_argument("id", nargs="?", metavar="ID", help="of a reply; default: list the newest requests")
+    _add_url(explain)
+    explain.set_defaults(run=_explain)
+
     _add_train(commands)
 
     datastore = commands.add_parser("datastore", help="count a target's answers for a retrieval drafter")
@@ -199,6 +204,12 @@ def _trace(arguments: argparse.Namespace) -> int:
     from paceline.cluster.trace_command import trace
 
     return trace(arguments.url, arguments.seconds, arguments.output)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.explain_command import explain
+
+    return explain(arguments.url, arguments.id)
 
 
 def _train(arguments: argparse.Namespace) -> int:

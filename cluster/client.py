@@ -9,16 +9,21 @@ import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from paceline.actors.errors import EngineError, NotReady, PacelineError, ProtocolError, RequestError
 from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.explanation import Explanation, RequestList
+
+T = TypeVar("T")
 
 _STATUS: TypeAdapter[ClusterStatus] = TypeAdapter(ClusterStatus)
+_EXPLANATION: TypeAdapter[Explanation] = TypeAdapter(Explanation)
+_REQUESTS: TypeAdapter[RequestList] = TypeAdapter(RequestList)
 _ROUND_S = 120.0  # longest silence between two chunks: a long prompt's prefill on a small machine
 _DATA = "data:"
 
@@ -105,10 +110,23 @@ class Client:
             ProtocolError: what answers is not paceline.
             PacelineError: the server failed.
         """
-        try:
-            return _STATUS.validate_python(self._get("/v1/paceline/status"))
-        except ValidationError as error:
-            raise ProtocolError(f"{self.url}: its status is not what this version of paceline expects") from error
+        return self._read(_STATUS, "/v1/paceline/status")
+
+    def explain(self, request: str) -> Explanation:
+        """What is kept of a request, by the id of its reply.
+
+        Raises:
+            PacelineError: as `status`, and RequestError where nothing is kept of it.
+        """
+        return self._read(_EXPLANATION, f"/v1/paceline/requests/{quote(request, safe='')}")
+
+    def requests(self, limit: int) -> RequestList:
+        """The newest requests that are kept.
+
+        Raises:
+            PacelineError: as `status`, and RequestError where `limit` is out of bounds.
+        """
+        return self._read(_REQUESTS, f"/v1/paceline/requests?limit={limit}")
 
     def trace(self, seconds: float) -> dict[str, Any]:
         """What all processes did in the next `seconds`, in the Trace Event Format.
@@ -150,6 +168,12 @@ class Client:
                 yield from _events(reply)
         except httpx.TransportError as error:
             raise self._silent(error) from error
+
+    def _read(self, kind: TypeAdapter[T], path: str) -> T:
+        try:
+            return kind.validate_python(self._get(path))
+        except ValidationError as error:
+            raise ProtocolError(f"{self.url}{path}: not what this version of paceline expects") from error
 
     def _get(self, path: str, wait_s: float | None = None) -> Any:
         try:

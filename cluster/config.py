@@ -113,6 +113,11 @@ class SelectorConfig(_Settings):
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
     prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
     max_sequences: int = Field(4096, ge=1, le=10**6, description="learners held at once")
+    explain_requests: int = Field(
+        256, ge=0, le=65536, description="newest requests whose rounds are kept to be explained and recorded; 0: none"
+    )
+    explain_rounds: int = Field(512, ge=1, le=65536, description="first rounds of a sequence that are kept")
+    explain_text: bool = Field(False, description="keep the committed tokens, too, and show them as text")
     resources: Resources = Resources()
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ def engine_limits(settings: ClusterConfig, max_positions: int) -> EngineLimits:
         adapt_length=speculation.adapt_length,
         max_prefill=target.max_prefill_tokens,
         evaluation_share=speculation.evaluation_share,
+        report_tokens=settings.selector.explain_text,
     )
 
 

@@ -21,12 +21,14 @@ from paceline.actors.messages import SelectorSnapshot
 from paceline.actors.tracer import Span
 from paceline.cluster.backend import ActorStatus
 from paceline.cluster.config import ClusterConfig, DrafterConfig, Resources
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.naming import drafter_name, namespace, selector_name
 from paceline.cluster.selector_actor import SelectorActor
 
 logger = logging.getLogger(__name__)
 
 _PING_S = 0.8
+_EXPLAIN_S = 5.0
 
 
 class Fleet:
@@ -51,10 +53,27 @@ class Fleet:
         Raises:
             NotReady: the selector does not answer.
         """
-        actor = self._actors.get(selector_name(self._config))
-        if actor is None:
-            raise NotReady("the selector is not there")
-        reply: SelectorSnapshot = await asyncio.wait_for(_as_coroutine(actor.snapshot.remote()), _PING_S)
+        reply: SelectorSnapshot = await asyncio.wait_for(_as_coroutine(self._selector().snapshot.remote()), _PING_S)
+        return reply
+
+    async def explain(self, request: str) -> Explanation | None:
+        """What the selector keeps of a request; None where it keeps nothing.
+
+        Raises:
+            NotReady: the selector does not answer.
+        """
+        asked = self._selector().explain.remote(request)
+        reply: Explanation | None = await asyncio.wait_for(_as_coroutine(asked), _EXPLAIN_S)
+        return reply
+
+    async def requests(self, limit: int) -> RequestList:
+        """The newest requests that the selector keeps.
+
+        Raises:
+            NotReady: the selector does not answer.
+        """
+        asked = self._selector().requests.remote(limit)
+        reply: RequestList = await asyncio.wait_for(_as_coroutine(asked), _EXPLAIN_S)
         return reply
 
     async def trace(self, since_ns: int) -> dict[str, list[Span]]:
@@ -97,6 +116,12 @@ class Fleet:
         return ActorStatus(
             name, kind, reply["node"], device, "up", reply["pid"], reply["address"], reply.get("sessions", 0)
         )
+
+    def _selector(self) -> Any:
+        actor = self._actors.get(selector_name(self._config))
+        if actor is None:
+            raise NotReady("the selector is not there")
+        return actor
 
     def _ensure(self) -> None:
         config = self._config

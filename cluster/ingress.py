@@ -24,6 +24,7 @@ from paceline.actors.tracer import TRACER
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -93,6 +94,16 @@ class RayBackend:
             for actor in status.actors
             if spans.get(actor.name)
         ]
+
+    async def explain(self, request: str) -> Explanation | None:
+        """See `Backend`."""
+        found: Explanation | None = await _of_the_selector(self._fleet.explain.remote(request))
+        return found
+
+    async def requests(self, limit: int) -> RequestList:
+        """See `Backend`."""
+        newest: RequestList = await _of_the_selector(self._fleet.requests.remote(limit))
+        return newest
 
     async def status(self) -> ClusterStatus:
         """Ask the target, the fleet and the selector, side by side."""
@@ -179,6 +190,13 @@ async def _within(response: Any) -> Any:
         return await asyncio.wait_for(_as_coroutine(response), _STATUS_S)
     except (TimeoutError, NotReady, ray.exceptions.RayError):
         return None
+
+
+async def _of_the_selector(response: Any) -> Any:
+    try:
+        return await response
+    except (TimeoutError, NotReady, ray.exceptions.RayError) as error:
+        raise NotReady("the selector does not answer; decoding goes on without it") from error
 
 
 async def _as_coroutine(response: Any) -> Any:

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from paceline.cluster.gamma_ring import GammaRing
 from paceline.cluster.membership import Membership
 from paceline.cluster.normalhedge import Floats
 from paceline.cluster.policy import build_policy
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.round_cost import RoundCost, RoundLoss
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class _Connection:
 class Selector:
     """Learners, statistics and members of one cluster.
 
-    `counts` tells what was refused or lost, by reason.
+    `counts` tells what was refused or lost, by reason; `requests` explains the newest ones.
 
     Args:
         config: The policy and its settings.
@@ -85,6 +86,7 @@ class Selector:
         self._ids = itertools.count(1)
         self._updates = 0
         self._plain_rounds = 0
+        self.requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
         self.counts: Counter[str] = Counter()
 
     # ------------------------------------------------------------ drafters
@@ -110,14 +112,17 @@ class Selector:
         if column is None:
             self._count("scores_of_unknown_drafter", len(scores))
             return
-        for score in scores:
+        for given in scores:
+            if not ((given.gammas >= -_ROUNDING) & (given.gammas <= 1.0 + _ROUNDING)).all():  # NaN is neither
+                self._count("scores_invalid", 1)
+                continue
+            score = replace(given, gammas=np.clip(given.gammas, 0.0, 1.0))
+            self.requests.scores(drafter, score)
             sequence = self._sequences.get(score.seq)
             if sequence is None:
                 self._count("scores_of_unknown_sequence", 1)
-            elif not ((score.gammas >= -_ROUNDING) & (score.gammas <= 1.0 + _ROUNDING)).all():  # NaN is neither
-                self._count("scores_invalid", 1)
             else:
-                placed = sequence.ring.put(column, score.start, np.clip(score.gammas, 0.0, 1.0))
+                placed = sequence.ring.put(column, score.start, score.gammas)
                 self._tallies[column].scores(placed.gammas)
                 self.counts["gammas_late"] += placed.late
                 self.counts["gammas_early"] += placed.early
@@ -140,6 +145,8 @@ class Selector:
         """Take a target's news: openings, then the rounds, then the ends."""
         for opened in report.opened:
             self._open(connection, opened)
+            self.requests.opened(report.target, opened)
+        self.requests.reported(report)
         timings = []
         for timing in report.drafts:
             column = self._membership.column(timing.drafter)
@@ -190,6 +197,7 @@ class Selector:
             members=(self._membership.members or None) if waiting.members else None,
         )
         waiting.changed, waiting.dropped, waiting.members = {}, {}, False
+        self.requests.sent(update)
         return update
 
     def snapshot(self) -> SelectorSnapshot:

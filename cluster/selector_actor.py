@@ -1,4 +1,4 @@
-"""The selector as a Ray actor: the core, its gRPC server, and the three calls that Ray makes.
+"""The selector as a Ray actor: the core, its gRPC server, and the calls that Ray makes.
 
 `fleet` makes it under a name, and Ray restarts it after a crash, on a new port and knowing nothing: drafters register
 anew, targets announce their running sequences anew, and meanwhile everybody goes on by what they last heard. It imports
@@ -17,6 +17,7 @@ from paceline.actors.messages import SelectorSnapshot
 from paceline.actors.priority import yield_to_others
 from paceline.actors.tracer import TRACER, Span
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.selector import Selector
 from paceline.cluster.selector_server import SelectorServer
 
@@ -61,6 +62,14 @@ class SelectorActor:
     def snapshot(self) -> SelectorSnapshot:
         """Members and statistics."""
         return self._server.snapshot()
+
+    def explain(self, request: str) -> Explanation | None:
+        """One of the newest requests; None where it is not kept."""
+        return self._server.explain(request)
+
+    def requests(self, limit: int) -> RequestList:
+        """The newest requests."""
+        return self._server.requests(limit)
 
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""

@@ -19,6 +19,7 @@ from paceline.actors.channel import GrpcServer
 from paceline.actors.errors import PacelineError
 from paceline.actors.messages import PROTOCOL_VERSION, SelectorSnapshot
 from paceline.actors.tracer import span
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.selector import Selector
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
@@ -76,6 +77,16 @@ class SelectorServer(pb_grpc.SelectorServicer):
         """The core's statistics."""
         with self._changed:
             return self._selector.snapshot()
+
+    def explain(self, request: str) -> Explanation | None:
+        """One of the newest requests; None where it is not kept."""
+        with self._changed:
+            return self._selector.requests.explain(request)
+
+    def requests(self, limit: int) -> RequestList:
+        """The newest requests."""
+        with self._changed:
+            return self._selector.requests.newest(limit)
 
     def counts(self) -> dict[str, int]:
         """What the core refused or lost, by reason."""

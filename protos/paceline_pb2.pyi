@@ -225,30 +225,40 @@ class HeartbeatReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., interval_s: _Optional[float] = ...) -> None: ...
 
 class SequenceOpened(_message.Message):
-    __slots__ = ("seq", "prompt_tokens", "route", "drafters")
+    __slots__ = ("seq", "prompt_tokens", "route", "drafters", "request")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
     seq: int
     prompt_tokens: int
     route: str
     drafters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ...) -> None: ...
+    request: str
+    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ...) -> None: ...
 
 class SequenceRound(_message.Message):
-    __slots__ = ("seq", "committed", "drafter", "drafted", "accepted")
+    __slots__ = ("seq", "committed", "drafter", "drafted", "accepted", "chosen", "length", "carried", "tokens")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     seq: int
     committed: int
     drafter: str
     drafted: int
     accepted: int
-    def __init__(self, seq: _Optional[int] = ..., committed: _Optional[int] = ..., drafter: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
+    chosen: str
+    length: int
+    carried: bool
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, seq: _Optional[int] = ..., committed: _Optional[int] = ..., drafter: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., chosen: _Optional[str] = ..., length: _Optional[int] = ..., carried: bool = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DraftTiming(_message.Message):
     __slots__ = ("drafter", "sequences", "length", "draft_ms")
@@ -263,7 +273,7 @@ class DraftTiming(_message.Message):
     def __init__(self, drafter: _Optional[str] = ..., sequences: _Optional[int] = ..., length: _Optional[int] = ..., draft_ms: _Optional[float] = ...) -> None: ...
 
 class TargetReport(_message.Message):
-    __slots__ = ("version", "target", "opened", "rounds", "closed", "drafts", "verify_ms", "verify_tokens")
+    __slots__ = ("version", "target", "opened", "rounds", "closed", "drafts", "verify_ms", "verify_tokens", "wait_ms", "round_ms", "weights_number")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +282,9 @@ class TargetReport(_message.Message):
     DRAFTS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_MS_FIELD_NUMBER: _ClassVar[int]
     VERIFY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_MS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     version: int
     target: str
     opened: _containers.RepeatedCompositeFieldContainer[SequenceOpened]
@@ -280,7 +293,10 @@ class TargetReport(_message.Message):
     drafts: _containers.RepeatedCompositeFieldContainer[DraftTiming]
     verify_ms: float
     verify_tokens: int
-    def __init__(self, version: _Optional[int] = ..., target: _Optional[str] = ..., opened: _Optional[_Iterable[_Union[SequenceOpened, _Mapping]]] = ..., rounds: _Optional[_Iterable[_Union[SequenceRound, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., drafts: _Optional[_Iterable[_Union[DraftTiming, _Mapping]]] = ..., verify_ms: _Optional[float] = ..., verify_tokens: _Optional[int] = ...) -> None: ...
+    wait_ms: float
+    round_ms: float
+    weights_number: int
+    def __init__(self, version: _Optional[int] = ..., target: _Optional[str] = ..., opened: _Optional[_Iterable[_Union[SequenceOpened, _Mapping]]] = ..., rounds: _Optional[_Iterable[_Union[SequenceRound, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., drafts: _Optional[_Iterable[_Union[DraftTiming, _Mapping]]] = ..., verify_ms: _Optional[float] = ..., verify_tokens: _Optional[int] = ..., wait_ms: _Optional[float] = ..., round_ms: _Optional[float] = ..., weights_number: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity", "feature_layers", "feature_window")

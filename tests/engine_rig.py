@@ -25,6 +25,7 @@ from paceline.actors.messages import (
     DraftTiming,
     Laws,
     Member,
+    RoundContext,
     Score,
     SequenceOpened,
     SequenceRound,
@@ -92,9 +93,12 @@ class GuessHost:
 class EvenBoard:
     """Gives every drafter the same weight and remembers what it was told."""
 
+    weights_number = 7
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self.rounds: list[SequenceRound] = []
+        self.contexts: list[RoundContext] = []
         self.open_sequences: set[int] = set()
         self.list = tuple(Member(name, "guess", f"local:{i}") for i, name in enumerate(names))
 
@@ -113,8 +117,10 @@ class EvenBoard:
         drafts: Sequence[DraftTiming],
         verify_ms: float,
         verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         self.rounds += rounds
+        self.contexts.append(context)
 
     def closed(self, seq: int) -> None:
         self.open_sequences.remove(seq)

@@ -20,11 +20,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from paceline.actors.errors import NotReady
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.tracer import Span
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
 from paceline.cluster.config import ClusterConfig, parse_config
+from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -81,6 +84,7 @@ class FakeBackend:
         delay_s: Pause before each chunk.
         asked: Every generation that came.
         ended: Request ids whose iterator has been closed or has run out.
+        log: What requests are explained from; None is a selector that does not answer.
     """
 
     def __init__(self, script: Callable[[Generation], Sequence[Chunk | Exception]]) -> None:
@@ -89,6 +93,7 @@ class FakeBackend:
         self.asked: list[Generation] = []
         self.ended: list[str] = []
         self.ready = True
+        self.log: RequestLog | None = None
 
     @property
     def running(self) -> set[str]:
@@ -116,6 +121,16 @@ class FakeBackend:
         ]
         answered = [Span("propose", 2_000_000, 1_000_000, "session", {"ask": 4})]
         return [ProcessTrace("target", "10.0.0.1", 7, asked), ProcessTrace("ngram", "10.0.0.2", 8, answered)]
+
+    async def explain(self, request: str) -> Explanation | None:
+        if self.log is None:
+            raise NotReady("the selector does not answer")
+        return self.log.explain(request)
+
+    async def requests(self, limit: int) -> RequestList:
+        if self.log is None:
+            raise NotReady("the selector does not answer")
+        return self.log.newest(limit)
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(

@@ -20,6 +20,7 @@ from paceline.actors.messages import (
     DraftTiming,
     Heartbeat,
     Member,
+    RoundContext,
     Score,
     SelectorSnapshot,
     SequenceOpened,
@@ -276,12 +277,13 @@ def test_every_message_survives_the_wire() -> None:
     assert selector_wire.decode_heartbeat(selector_wire.encode_heartbeat(heartbeat)) == heartbeat
     report = TargetReport(
         "t",
-        opened=[SequenceOpened(2**63 + 1, 5, "route", ("a", "b"))],
-        rounds=[SequenceRound(3, 9, "a", 4, 2)],
+        opened=[SequenceOpened(2**63 + 1, 5, "route", ("a", "b"), "chatcmpl-1-0")],
+        rounds=[SequenceRound(3, 9, "a", 4, 2, "b", 5, True, (7, 8, 9))],
         closed=[4],
         drafts=[DraftTiming("a", 2, 4, 1.5)],
         verify_ms=20.5,
         verify_tokens=10,
+        context=RoundContext(2.5, 30.25, 2**40),
     )
     assert selector_wire.decode_report(selector_wire.encode_report(report)) == report
     member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3, (1, 5), 512)

@@ -1,0 +1,264 @@
+"""The newest requests with what the selector saw, showed and learned of each: a bounded ring, to be explained.
+
+The selector hands over what passes through it anyway: openings, reports, scores and the weights that it sends. Nothing
+is computed until somebody asks. A round names the update that its choice went by, so that its weights are those that
+the target held, not those of some moment before or after. `Selector` feeds it, and `SelectorServer` reads it, under one
+lock.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from paceline.actors.messages import Score, SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
+from paceline.cluster.explanation import (
+    ExplainedRound,
+    ExplainedSequence,
+    Explanation,
+    RequestList,
+    RequestSummary,
+)
+from paceline.cluster.speculation_report import PLAIN
+
+TOKENS_PER_ROUND = 4  # that positions are kept for, on average: `explain_rounds` times this bounds a sequence's gammas
+_OUTSTANDING = 64  # updates that no round has been played by yet
+_DIGITS = 4
+
+Weights = tuple[tuple[str, ...], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    start: int
+    report: TargetReport
+    played: SequenceRound
+    weights: Weights | None
+
+
+@dataclass(slots=True)
+class _Sequence:
+    opened: SequenceOpened
+    target: str
+    began_s: float
+    finished: bool = False
+    rounds: list[_Round] = field(default_factory=list)
+    left_out: int = 0
+    lost: int = 0
+    committed: int = 0
+    gammas: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # drafter -> [positions], NaN: not scored
+    sent: deque[tuple[int, Weights]] = field(default_factory=lambda: deque(maxlen=_OUTSTANDING))
+
+
+@dataclass(slots=True)
+class _Request:
+    number: int
+    sequences: list[_Sequence] = field(default_factory=list)
+
+
+class RequestLog:
+    """What is kept of the newest requests.
+
+    Args:
+        max_requests: Most requests kept; 0 keeps none.
+        max_rounds: Most rounds kept of a sequence, the first ones.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(self, max_requests: int, max_rounds: int, clock: Callable[[], float]) -> None:
+        self._max_requests = max_requests
+        self._max_rounds = max_rounds
+        self._clock = clock
+        self._life = secrets.token_hex(4)
+        self._requests: OrderedDict[str, _Request] = OrderedDict()  # oldest first
+        self._sequences: dict[int, _Sequence] = {}
+        self._priors: deque[tuple[int, Weights]] = deque(maxlen=_OUTSTANDING)
+        self._seen = 0
+
+    # ------------------------------------------------------------ what the selector hands over
+
+    def opened(self, target: str, opened: SequenceOpened) -> None:
+        """A sequence began, or was announced again."""
+        if not self._max_requests or opened.seq in self._sequences:
+            return
+        name = split_request(opened)[0]
+        request = self._requests.get(name)
+        if request is None:
+            self._seen += 1
+            request = self._requests[name] = _Request(self._seen)
+            while len(self._requests) > self._max_requests:
+                _, oldest = self._requests.popitem(last=False)
+                for sequence in oldest.sequences:
+                    del self._sequences[sequence.opened.seq]
+        sequence = _Sequence(opened, target, self._clock(), committed=opened.prompt_tokens)
+        request.sequences.append(sequence)
+        self._sequences[opened.seq] = sequence
+
+    def scores(self, drafter: str, score: Score) -> None:
+        """A drafter's gammas; those of positions that are not kept are passed over."""
+        sequence = self._sequences.get(score.seq)
+        if sequence is None:
+            return
+        first = score.start - sequence.opened.prompt_tokens
+        last = min(first + len(score.gammas), TOKENS_PER_ROUND * self._max_rounds)
+        if last <= max(first, 0):
+            return
+        held = sequence.gammas.get(drafter)
+        if held is None or len(held) < last:
+            longer = np.full(max(64, 2 * last), np.nan, dtype=np.float32)
+            if held is not None:
+                longer[: len(held)] = held
+            held = sequence.gammas[drafter] = longer
+        held[max(first, 0) : last] = score.gammas[max(-first, 0) : last - first]
+
+    def sent(self, update: WeightsUpdate) -> None:
+        """An update goes to a target."""
+        if not self._max_requests:
+            return
+        self._priors.append((update.number, (update.drafters, update.prior)))
+        for seq, weights in update.sequences.items():
+            if (sequence := self._sequences.get(seq)) is not None:
+                own = weights.copy() if len(weights) else update.prior  # a view would keep the whole update alive
+                sequence.sent.append((update.number, (update.drafters, own)))
+
+    def reported(self, report: TargetReport) -> None:
+        """A target's rounds and ends."""
+        for played in report.rounds:
+            if (sequence := self._sequences.get(played.seq)) is not None and played.committed > sequence.committed:
+                self._add(sequence, played, report)
+        for seq in report.closed:
+            if (sequence := self._sequences.get(seq)) is not None:
+                sequence.finished = True
+
+    def _add(self, sequence: _Sequence, played: SequenceRound, report: TargetReport) -> None:
+        start = max(sequence.committed, played.committed - played.accepted - 1)
+        sequence.lost += start > sequence.committed
+        sequence.committed = played.committed
+        weights = self._weights(sequence, report.context.weights_number)
+        most = sequence.opened.prompt_tokens + TOKENS_PER_ROUND * self._max_rounds
+        if sequence.left_out or len(sequence.rounds) >= self._max_rounds or played.committed > most:
+            sequence.left_out += 1
+        else:
+            sequence.rounds.append(_Round(start, report, played, weights))
+
+    def _weights(self, sequence: _Sequence, number: int) -> Weights | None:
+        """What a target that holds this update goes by: the sequence's newest weights by then, else the prior."""
+        if not number:
+            return None
+        sent = sequence.sent
+        while len(sent) > 1 and sent[1][0] <= number:
+            sent.popleft()
+        if sent and sent[0][0] <= number:
+            return sent[0][1]
+        prior = next((weights for at, weights in reversed(self._priors) if at <= number), None)
+        only = sequence.opened.drafters
+        if prior is None or not only:
+            return prior
+        names, values = prior  # as `HeldWeights` narrows it
+        allowed = np.where([name in only for name in names], values, 0.0).astype(np.float32)
+        if allowed.sum() > 0:
+            return names, allowed
+        return only, np.full(len(only), 1.0 / len(only), dtype=np.float32)
+
+    # ------------------------------------------------------------ what is asked
+
+    def explain(self, request: str) -> Explanation | None:
+        """One request; None where it is not kept."""
+        held = self._requests.get(request)
+        if held is None:
+            return None
+        choices = sorted((self._explained(sequence) for sequence in held.sequences), key=lambda choice: choice.index)
+        return Explanation(request, held.number, all(choice.finished for choice in choices), choices)
+
+    def newest(self, limit: int) -> RequestList:
+        """At most so many requests, newest first."""
+        names = list(reversed(self._requests))[:limit]
+        return RequestList([self._summary(name) for name in names], len(self._requests), self._seen, self._life)
+
+    def _summary(self, name: str) -> RequestSummary:
+        held = self._requests[name]
+        rounds = Counter(entry.played.drafter or PLAIN for item in held.sequences for entry in item.rounds)
+        return RequestSummary(
+            name,
+            held.number,
+            all(item.finished for item in held.sequences),
+            round(self._clock() - held.sequences[0].began_s, 3),
+            len({split_request(item.opened)[1] for item in held.sequences}),
+            sum(item.committed - item.opened.prompt_tokens for item in held.sequences),
+            dict(rounds.most_common()),
+        )
+
+    def _explained(self, sequence: _Sequence) -> ExplainedSequence:
+        opened = sequence.opened
+        return ExplainedSequence(
+            index=split_request(opened)[1],
+            seq=opened.seq,
+            target=sequence.target,
+            route=opened.route,
+            drafters=list(opened.drafters),
+            prompt_tokens=opened.prompt_tokens,
+            finished=sequence.finished,
+            age_s=round(self._clock() - sequence.began_s, 3),
+            rounds=[_explained(number, entry, sequence) for number, entry in enumerate(sequence.rounds)],
+            rounds_left_out=sequence.left_out,
+            rounds_lost=sequence.lost,
+        )
+
+
+def split_request(opened: SequenceOpened) -> tuple[str, int]:
+    """The request's id and the choice's index; a generation that is named otherwise is a request of its own."""
+    name, _, index = opened.request.rpartition("-")
+    if name and index.isdecimal():
+        return name, int(index)
+    return opened.request or str(opened.seq), 0
+
+
+def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRound:
+    played, report = entry.played, entry.report
+    timing = next((item for item in report.drafts if item.drafter == played.chosen), None)
+    first, last = entry.start - sequence.opened.prompt_tokens, played.committed - sequence.opened.prompt_tokens
+    return ExplainedRound(
+        number=number,
+        start=entry.start,
+        committed=played.committed,
+        chosen=played.chosen,
+        length=played.length,
+        drafter=played.drafter,
+        drafted=played.drafted,
+        accepted=played.accepted,
+        carried=played.carried,
+        weights=None if entry.weights is None else _by_name(entry.weights),
+        gammas=_scored(sequence.gammas, first, last),
+        draft_ms=None if timing is None or played.carried else _rounded(timing.draft_ms),
+        wait_ms=_rounded(report.context.wait_ms),
+        verify_ms=_rounded(report.verify_ms) if report.verify_ms else None,
+        round_ms=_rounded(report.context.round_ms),
+        verify_tokens=report.verify_tokens,
+        sequences=len(report.rounds),
+        token_ids=list(played.tokens),
+    )
+
+
+def _scored(gammas: Mapping[str, npt.NDArray[np.float32]], first: int, last: int) -> dict[str, list[float | None]]:
+    """Gammas of some positions, [last - first] by drafter; drafters that scored none of them are left out."""
+    found: dict[str, list[float | None]] = {}
+    for drafter, held in gammas.items():
+        row: list[float | None] = [None if math.isnan(x) else _rounded(x) for x in held[first:last].tolist()]
+        row += [None] * (last - first - len(row))
+        if any(gamma is not None for gamma in row):
+            found[drafter] = row
+    return found
+
+
+def _by_name(weights: Weights) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in zip(weights[0], weights[1].tolist(), strict=True)}
+
+
+def _rounded(value: float) -> float:
+    return round(value, _DIGITS)
