@@ -192,9 +192,9 @@ class Engine:
                 admitted.append(sequence)
         for sequence in admitted:
             if sequence.generation.speculate:
-                generation = sequence.generation
+                wanted = sequence.generation
                 opened = SequenceOpened(
-                    sequence.seq, sequence.prompt_tokens, generation.route, sequence.drafters, generation.request_id
+                    sequence.seq, sequence.prompt_tokens, wanted.route, sequence.drafters, request=wanted.request_id
                 )
                 self._board.opened(opened)
                 self._pool.open(sequence)

@@ -186,11 +186,11 @@ class SequenceOpened:
 
 @dataclass(frozen=True, slots=True)
 class SequenceRound:
-    """What one round did for one sequence. `drafter` is empty where it was decoded plainly.
+    """What one round did for one sequence. `drafter` is the one that was asked, empty where none was; where it had
+    nothing to offer `drafted` is 0, and the round was decoded plainly.
 
-    `chosen` and `length` are the arm that was wanted, which a draft may miss by being late, broken, empty or shorter;
-    `carried` says that the draft was at hand from the round before. `tokens` is what was committed, where the settings
-    want text explained, and else empty.
+    `length` is how many of its tokens were wanted; `carried` says that the draft was at hand from the round before.
+    `tokens` is what was committed, where the settings want text explained, and else empty.
     """
 
     seq: int
@@ -198,7 +198,6 @@ class SequenceRound:
     drafter: str
     drafted: int
     accepted: int
-    chosen: str = ""
     length: int = 0
     carried: bool = False
     tokens: tuple[int, ...] = ()

@@ -111,10 +111,9 @@ def _round(sequence: Sequence, chunk: Chunk, arm: Arm | None, asked: Collection[
     return SequenceRound(
         sequence.seq,
         len(sequence.tokens),
-        chunk.drafter,
+        arm.drafter if arm else "",
         chunk.drafted,
         chunk.accepted,
-        chosen=arm.drafter if arm else "",
         length=arm.length if arm else 0,
         carried=bool(chunk.drafted) and sequence.seq not in asked,
         tokens=tuple(chunk.token_ids) if tokens else (),

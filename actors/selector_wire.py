@@ -151,7 +151,6 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
                 drafter=r.drafter,
                 drafted=r.drafted,
                 accepted=r.accepted,
-                chosen=r.chosen,
                 length=r.length,
                 carried=r.carried,
                 tokens=r.tokens,
@@ -180,11 +179,12 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
     check_version(message.version)
     return TargetReport(
         target=_named(message.target, "target"),
-        opened=[SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), o.request) for o in message.opened],
+        opened=[
+            SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), request=o.request)
+            for o in message.opened
+        ],
         rounds=[
-            SequenceRound(
-                r.seq, r.committed, r.drafter, r.drafted, r.accepted, r.chosen, r.length, r.carried, tuple(r.tokens)
-            )
+            SequenceRound(r.seq, r.committed, r.drafter, r.drafted, r.accepted, r.length, r.carried, tuple(r.tokens))
             for r in message.rounds
         ],
         closed=list(message.closed),

@@ -104,10 +104,10 @@ def round_table(choice: ExplainedSequence) -> Table:
 
 def arm(entry: ExplainedRound) -> str:
     """The drafter and draft length that were wanted, and what went otherwise."""
-    if not entry.chosen:
-        return PLAIN
-    wanted = f"{entry.chosen} {entry.length}"
     if not entry.drafter:
+        return PLAIN
+    wanted = f"{entry.drafter} {entry.length}"
+    if not entry.drafted:
         return f"{wanted}, no draft"
     return f"{wanted}, at hand" if entry.carried else wanted
 

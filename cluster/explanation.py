@@ -16,10 +16,9 @@ class ExplainedRound:
         number: Counts from 0 in its sequence.
         start: Position of its first committed token, counted from the start of the prompt.
         committed: Tokens after it, so that it committed `committed - start`.
-        chosen: The arm's drafter; empty is plain decoding.
+        drafter: The arm's drafter; empty is plain decoding.
         length: The arm's draft length.
-        drafter: Whose draft was verified; empty where none came in time, or none was wanted.
-        drafted: Tokens of it.
+        drafted: Tokens that were verified; 0 where the draft was late, broken or empty, or none was wanted.
         accepted: Those that were kept.
         carried: The draft was at hand from the round before.
         weights: By drafter, as the target held them when it chose; None where it had none of this selector's.
@@ -38,9 +37,8 @@ class ExplainedRound:
     number: int
     start: int
     committed: int
-    chosen: str
-    length: int
     drafter: str
+    length: int
     drafted: int
     accepted: int
     carried: bool

@@ -183,7 +183,9 @@ class RequestLog:
 
     def _summary(self, name: str) -> RequestSummary:
         held = self._requests[name]
-        rounds = Counter(entry.played.drafter or PLAIN for item in held.sequences for entry in item.rounds)
+        rounds = Counter(
+            entry.played.drafter if entry.played.drafted else PLAIN for item in held.sequences for entry in item.rounds
+        )
         return RequestSummary(
             name,
             held.number,
@@ -221,15 +223,14 @@ def split_request(opened: SequenceOpened) -> tuple[str, int]:
 
 def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRound:
     played, report = entry.played, entry.report
-    timing = next((item for item in report.drafts if item.drafter == played.chosen), None)
+    timing = next((item for item in report.drafts if item.drafter == played.drafter), None)
     first, last = entry.start - sequence.opened.prompt_tokens, played.committed - sequence.opened.prompt_tokens
     return ExplainedRound(
         number=number,
         start=entry.start,
         committed=played.committed,
-        chosen=played.chosen,
-        length=played.length,
         drafter=played.drafter,
+        length=played.length,
         drafted=played.drafted,
         accepted=played.accepted,
         carried=played.carried,

@@ -283,12 +283,12 @@ class Selector:
     def _played(self, played: SequenceRound) -> Floats:
         """Note one round; returns the EALs it releases, [positions, drafters]."""
         column = self._membership.column(played.drafter)
-        if column is not None:
+        if not played.drafted:
+            self._plain_rounds += 1
+        elif column is not None:
             self._tallies[column].played(played)
         elif played.drafter:
             self._count("rounds_of_unknown_drafter", 1)
-        else:
-            self._plain_rounds += 1
         sequence = self._sequences.get(played.seq)
         if sequence is None:
             self._count("rounds_of_unknown_sequence", 1)

@@ -239,13 +239,12 @@ class SequenceOpened(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ...) -> None: ...
 
 class SequenceRound(_message.Message):
-    __slots__ = ("seq", "committed", "drafter", "drafted", "accepted", "chosen", "length", "carried", "tokens")
+    __slots__ = ("seq", "committed", "drafter", "drafted", "accepted", "length", "carried", "tokens")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
-    CHOSEN_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     CARRIED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -254,11 +253,10 @@ class SequenceRound(_message.Message):
     drafter: str
     drafted: int
     accepted: int
-    chosen: str
     length: int
     carried: bool
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, seq: _Optional[int] = ..., committed: _Optional[int] = ..., drafter: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., chosen: _Optional[str] = ..., length: _Optional[int] = ..., carried: bool = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, seq: _Optional[int] = ..., committed: _Optional[int] = ..., drafter: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., length: _Optional[int] = ..., carried: bool = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DraftTiming(_message.Message):
     __slots__ = ("drafter", "sequences", "length", "draft_ms")

@@ -56,8 +56,8 @@ def url(shared: tuple[FakeBackend, str], tokenizer: ChatTokenizer) -> str:
     log.sent(update)
     ids = tuple(tokenizer.encode("the end"))
     rounds = [
-        SequenceRound(1, 10 + len(ids), "suffix", 4, len(ids) - 1, chosen="suffix", length=5, tokens=ids),
-        SequenceRound(2, 11, "", 0, 0, chosen="ngram", length=4),
+        SequenceRound(1, 10 + len(ids), "suffix", 4, len(ids) - 1, length=5, tokens=ids),
+        SequenceRound(2, 11, "ngram", 0, 0, length=4),
     ]
     context = RoundContext(2.5, 14.0, 1)
     timing = [DraftTiming("suffix", 1, 5, 2.25)]
@@ -71,15 +71,15 @@ def test_a_request_is_explained_choice_by_choice(url: str) -> None:
     document = httpx.get(f"{url}/v1/paceline/requests/{REQUEST}").json()
     assert (document["id"], document["finished"], len(document["choices"])) == (REQUEST, True, 2)
     first = document["choices"][0]["rounds"][0]
-    assert (first["chosen"], first["length"], first["drafter"], first["drafted"]) == ("suffix", 5, "suffix", 4)
+    assert (first["drafter"], first["length"], first["drafted"]) == ("suffix", 5, 4)
     assert first["weights"] == {"ngram": 0.25, "suffix": 0.75}
     assert first["gammas"]["ngram"][:2] == [1.0, 0.5]
     assert (first["draft_ms"], first["wait_ms"], first["verify_ms"]) == (2.25, 2.5, 11.5)
     assert first["text"] == "the end"
     second = document["choices"][1]["rounds"][0]
-    assert (second["chosen"], second["drafter"], second["text"], second["token_ids"]) == ("ngram", "", None, [])
+    assert (second["drafter"], second["drafted"], second["text"], second["token_ids"]) == ("ngram", 0, None, [])
     with Client(url) as client:
-        assert client.explain(REQUEST).choices[1].rounds[0].chosen == "ngram"
+        assert client.explain(REQUEST).choices[1].rounds[0].drafter == "ngram"
 
 
 def test_the_newest_come_first_and_as_many_as_are_asked_for(url: str) -> None:
@@ -160,9 +160,10 @@ def test_the_engine_tells_the_arm_and_what_became_of_it(told: bool) -> None:
     rounds = made.board.rounds
     assert {entry.drafter for entry in rounds} >= {"", "good"}
     for entry in rounds:
-        assert entry.drafter in {"", entry.chosen}, "a draft is the chosen drafter's, or there is none"
         assert entry.drafted <= entry.length
-    assert any(entry.chosen == "silent" and not entry.drafter for entry in rounds)
+        assert bool(entry.drafter) == bool(entry.length)
+    assert any(entry.drafter == "silent" for entry in rounds)
+    assert not any(entry.drafted for entry in rounds if entry.drafter == "silent")
     spelled = [token for entry in rounds for token in entry.tokens]
     assert spelled == (text if told else [])
     assert len(made.board.contexts) == len(rounds)

@@ -55,7 +55,7 @@ def test_a_round_shows_the_weights_that_its_choice_went_by(log: RequestLog) -> N
     log.sent(WeightsUpdate(8, names, weights(0.6, 0.4), {1: weights(0.9, 0.1)}))
     log.sent(WeightsUpdate(9, names, weights(0.6, 0.4), {1: weights(0.2, 0.8)}))
     for committed, number in ((12, 0), (14, 7), (16, 8), (18, 9)):
-        log.reported(report(SequenceRound(1, committed, "a", 4, 1, chosen="a", length=4), number=number))
+        log.reported(report(SequenceRound(1, committed, "a", 4, 1, length=4), number=number))
     shown = [entry.weights for entry in only(log, "r").rounds]
     assert shown == [None, {"a": 0.5, "b": 0.5}, {"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}]
 
@@ -85,18 +85,18 @@ def test_gammas_come_before_or_after_their_round_and_after_the_end(log: RequestL
 
 def test_times_and_the_arm_are_told_as_they_were(log: RequestLog) -> None:
     log.opened("t", opened(1, "r-0"))
-    asked = SequenceRound(1, 13, "a", 4, 2, chosen="a", length=5)
-    late = SequenceRound(1, 14, "", 0, 0, chosen="b", length=3)
-    at_hand = SequenceRound(1, 16, "a", 2, 1, chosen="a", length=2, carried=True)
+    asked = SequenceRound(1, 13, "a", 4, 2, length=5)
+    late = SequenceRound(1, 14, "b", 0, 0, length=3)
+    at_hand = SequenceRound(1, 16, "a", 2, 1, length=2, carried=True)
     timing = [DraftTiming("a", 1, 5, 2.5)]
     log.reported(report(asked, drafts=timing, verify_ms=11.0, verify_tokens=5))
     log.reported(report(late, verify_tokens=1))
     log.reported(report(at_hand, drafts=timing, verify_ms=9.0, verify_tokens=3))
     first, second, third = only(log, "r").rounds
-    assert (first.chosen, first.length, first.drafted, first.accepted, first.carried) == ("a", 5, 4, 2, False)
+    assert (first.drafter, first.length, first.drafted, first.accepted, first.carried) == ("a", 5, 4, 2, False)
     assert (first.draft_ms, first.wait_ms, first.verify_ms, first.round_ms) == (2.5, 3.0, 11.0, 20.0)
     assert (first.start, first.committed, first.verify_tokens, first.sequences) == (10, 13, 5, 1)
-    assert (second.chosen, second.drafter, second.draft_ms, second.verify_ms) == ("b", "", None, None)
+    assert (second.drafter, second.drafted, second.draft_ms, second.verify_ms) == ("b", 0, None, None)
     assert (third.carried, third.draft_ms) == (True, None)
 
 
