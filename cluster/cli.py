@@ -72,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_url(explain)
     explain.set_defaults(run=_explain)
 
+    record = commands.add_parser("record", help="record what real traffic's rounds did, for `replay`; no text")
+    record.add_argument("url", nargs="?", default=_URL, metavar="URL", help=f"where it serves; default: {_URL}")
+    record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    most = record.add_mutually_exclusive_group()
+    most.add_argument("--seconds", type=_seconds, metavar="S", help="how long; default: until Ctrl-C")
+    most.add_argument("--requests", type=_count, metavar="N", help="end after so many")
+    record.set_defaults(run=_record)
+
     _add_train(commands)
 
     datastore = commands.add_parser("datastore", help="count a target's answers for a retrieval drafter")
@@ -164,6 +172,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 on")
+    return count
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from paceline.actors.environment import ray_address
     from paceline.cluster.config import load_config, parse_config
@@ -210,6 +225,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     from paceline.cluster.explain_command import explain
 
     return explain(arguments.url, arguments.id)
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.record_command import record
+
+    return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
 
 
 def _train(arguments: argparse.Namespace) -> int:

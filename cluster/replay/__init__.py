@@ -1,0 +1,1 @@
+"""Real traffic recorded, and policies driven over it offline. `record_command` and `replay_command` are the callers."""
