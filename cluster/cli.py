@@ -80,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
     most.add_argument("--requests", type=_count, metavar="N", help="end after so many")
     record.set_defaults(run=_record)
 
+    replay = commands.add_parser("replay", help="policies over a recording, beside the oracles that hindsight has")
+    replay.add_argument("file", type=Path, metavar="FILE", help="of `paceline record`")
+    replay.add_argument(
+        "--policy", action="append", default=[], metavar="NAME", help="as selector.policy, or fixed:DRAFTER; repeatable"
+    )
+    replay.add_argument("--config", type=Path, metavar="SETTINGS", help="whose `selector` section the policies take")
+    replay.add_argument("--length", default="adapt", metavar="N", help="adapt, recorded, or a number; default: adapt")
+    replay.add_argument("--seed", type=int, default=0)
+    replay.add_argument("--plot", type=Path, metavar="PNG", help="draw the regret")
+    replay.add_argument("--json", action="store_true", help="end with one JSON line")
+    replay.set_defaults(run=_replay)
+
     _add_train(commands)
 
     datastore = commands.add_parser("datastore", help="count a target's answers for a retrieval drafter")
@@ -231,6 +243,20 @@ def _record(arguments: argparse.Namespace) -> int:
     from paceline.cluster.record_command import record
 
     return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.replay_command import replay
+
+    return replay(
+        arguments.file,
+        arguments.policy or ["normalhedge"],
+        config=arguments.config,
+        length=arguments.length,
+        seed=arguments.seed,
+        plot=arguments.plot,
+        as_json=arguments.json,
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
