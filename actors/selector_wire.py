@@ -133,6 +133,16 @@ def decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
 # ---------------------------------------------------------------- target -> selector
 
 
+def encode_reports(reports: Iterable[TargetReport]) -> pb.TargetReports:
+    """Write what a target has to tell, in order."""
+    return pb.TargetReports(reports=[encode_report(report) for report in reports])
+
+
+def decode_reports(message: pb.TargetReports) -> list[TargetReport]:
+    """Read what a target has to tell; see `decode_report`."""
+    return [decode_report(report) for report in message.reports]
+
+
 def encode_report(report: TargetReport) -> pb.TargetReport:
     """Write a target's report."""
     return pb.TargetReport(

@@ -27,6 +27,7 @@ GRACE_S = 5.0  # time for drafters to find a restarted selector and send it a he
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 EXIT_WAIT_S = 2.0
+MESSAGE_REPORTS = 32  # in one message, so that its size stays bounded however long the selector was away
 GATHER_S = 0.1  # between looks for news to report: rounds of a small target come faster than is worth a wake-up each
 
 
@@ -169,15 +170,15 @@ class WeightsLink:
                 too_late.cancel()
                 call.cancel()
 
-    def _messages(self, number: int) -> Iterator[pb.TargetReport]:
+    def _messages(self, number: int) -> Iterator[pb.TargetReports]:
         """All running sequences, then news as it comes, while this is the current stream. On a thread of gRPC's."""
         with self._changed:
             if self._stream != number:
                 return
             reports = [self._reports.new_stream()]
         while True:
-            for report in reports:
-                yield selector_wire.encode_report(report)
+            for start in range(0, len(reports), MESSAGE_REPORTS):
+                yield selector_wire.encode_reports(reports[start : start + MESSAGE_REPORTS])
             self._stopping.wait(GATHER_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._stream != number)

@@ -141,8 +141,22 @@ class Selector:
         for seq in [seq for seq, sequence in self._sequences.items() if sequence.connection == connection]:
             self._close(seq)
 
-    def report(self, connection: int, report: TargetReport) -> None:
-        """Take a target's news: openings, then the rounds, then the ends."""
+    def report(self, connection: int, *reports: TargetReport) -> None:
+        """Take a target's news, in order; of each report the openings, then the rounds, then the ends.
+
+        What several reports release is learnt together, which is where the time goes.
+        """
+        released: dict[int, list[Floats]] = {}
+        for report in reports:
+            self._take(connection, report, released)
+            if report.closed:
+                self._learn(released)
+                released.clear()
+                self._end(connection, report.closed)
+        self._learn(released)
+
+    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Floats]]) -> None:
+        """Note one report but its ends, and collect the EALs that it releases, by sequence."""
         for opened in report.opened:
             self._open(connection, opened)
             self.requests.opened(report.target, opened)
@@ -155,11 +169,11 @@ class Selector:
             elif timing.length > 0:
                 timings.append((column, timing))
         self._cost.measured(timings, report.verify_ms)
-        released: dict[int, list[Floats]] = {}
         for played in report.rounds:
             released.setdefault(played.seq, []).extend(self._played(played))
-        self._learn(released)
-        for seq in report.closed:
+
+    def _end(self, connection: int, closed: Sequence[int]) -> None:
+        for seq in closed:
             self._connections[connection].dropped.pop(seq, None)
             if seq in self._sequences:
                 self._close(seq)
@@ -302,7 +316,11 @@ class Selector:
         return eal
 
     def _learn(self, released: dict[int, list[Floats]]) -> None:
-        """Learn position by position, since weights change with each, and all sequences at once."""
+        """Learn position by position, since weights change with each, and all sequences at once.
+
+        A sequence that was evicted meanwhile has no learner any more.
+        """
+        released = {seq: eal for seq, eal in released.items() if seq in self._sequences}
         for step in range(max(map(len, released.values()), default=0)):
             seqs = [seq for seq, eal in released.items() if len(eal) > step]
             rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)

@@ -122,7 +122,7 @@ class SelectorServer(pb_grpc.SelectorServicer):
         return pb.ScoreSummary(received=received)
 
     def Weights(  # noqa: N802
-        self, request_iterator: Iterator[pb.TargetReport], context: grpc.ServicerContext
+        self, request_iterator: Iterator[pb.TargetReports], context: grpc.ServicerContext
     ) -> Iterator[pb.WeightsUpdate]:
         """Take one target's reports and send it updates, until either side hangs up."""
         stream = _TargetStream(self._selector, self._changed)
@@ -155,19 +155,21 @@ class _TargetStream:
         self._ended = False
         self.failure: PacelineError | None = None
 
-    def read(self, messages: Iterator[pb.TargetReport]) -> None:
+    def read(self, messages: Iterator[pb.TargetReports]) -> None:
         """Hand reports to the core until the stream ends; the first one names the target."""
         try:
             for message in messages:
-                report = selector_wire.decode_report(message)
+                reports = selector_wire.decode_reports(message)
+                if not reports:
+                    continue
                 with self._changed:
                     if self._ended:
                         return
                     if self._connection is None:
-                        self._connection = self._selector.connect(report.target)
-                        logger.info("target %s connected", report.target)
-                    with span("learn", sequences=len(report.rounds)):
-                        self._selector.report(self._connection, report)
+                        self._connection = self._selector.connect(reports[0].target)
+                        logger.info("target %s connected", reports[0].target)
+                    with span("learn", reports=len(reports)):
+                        self._selector.report(self._connection, *reports)
                     self._changed.notify_all()
         except PacelineError as error:
             self.failure = error

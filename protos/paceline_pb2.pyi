@@ -296,6 +296,12 @@ class TargetReport(_message.Message):
     weights_number: int
     def __init__(self, version: _Optional[int] = ..., target: _Optional[str] = ..., opened: _Optional[_Iterable[_Union[SequenceOpened, _Mapping]]] = ..., rounds: _Optional[_Iterable[_Union[SequenceRound, _Mapping]]] = ..., closed: _Optional[_Iterable[int]] = ..., drafts: _Optional[_Iterable[_Union[DraftTiming, _Mapping]]] = ..., verify_ms: _Optional[float] = ..., verify_tokens: _Optional[int] = ..., wait_ms: _Optional[float] = ..., round_ms: _Optional[float] = ..., weights_number: _Optional[int] = ...) -> None: ...
 
+class TargetReports(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[TargetReport]
+    def __init__(self, reports: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
+
 class Member(_message.Message):
     __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity", "feature_layers", "feature_window")
     DRAFTER_FIELD_NUMBER: _ClassVar[int]

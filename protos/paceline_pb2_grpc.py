@@ -118,7 +118,7 @@ class SelectorStub(object):
                 _registered_method=True)
         self.Weights = channel.stream_stream(
                 '/paceline.v1.Selector/Weights',
-                request_serializer=paceline_dot_protos_dot_paceline__pb2.TargetReport.SerializeToString,
+                request_serializer=paceline_dot_protos_dot_paceline__pb2.TargetReports.SerializeToString,
                 response_deserializer=paceline_dot_protos_dot_paceline__pb2.WeightsUpdate.FromString,
                 _registered_method=True)
         self.Snapshot = channel.unary_unary(
@@ -170,7 +170,7 @@ def add_SelectorServicer_to_server(servicer, server):
             ),
             'Weights': grpc.stream_stream_rpc_method_handler(
                     servicer.Weights,
-                    request_deserializer=paceline_dot_protos_dot_paceline__pb2.TargetReport.FromString,
+                    request_deserializer=paceline_dot_protos_dot_paceline__pb2.TargetReports.FromString,
                     response_serializer=paceline_dot_protos_dot_paceline__pb2.WeightsUpdate.SerializeToString,
             ),
             'Snapshot': grpc.unary_unary_rpc_method_handler(
@@ -258,7 +258,7 @@ class Selector(object):
             request_iterator,
             target,
             '/paceline.v1.Selector/Weights',
-            paceline_dot_protos_dot_paceline__pb2.TargetReport.SerializeToString,
+            paceline_dot_protos_dot_paceline__pb2.TargetReports.SerializeToString,
             paceline_dot_protos_dot_paceline__pb2.WeightsUpdate.FromString,
             options,
             channel_credentials,

@@ -75,6 +75,31 @@ def test_the_better_drafter_wins_though_it_never_played() -> None:
     assert cluster.weights(2)["challenger"] > 0.9  # and the next request begins with it
 
 
+def test_gathered_reports_teach_what_they_teach_one_by_one() -> None:
+    alone, together = Cluster("a", "b"), Cluster("a", "b")
+    for cluster in (alone, together):
+        cluster.open(1)
+    for start in range(10, 100, 9):
+        told = []
+        for committed in range(start + 3, start + 12, 3):
+            played = SequenceRound(1, committed, "a", K, 2)
+            told.append(TargetReport("target", rounds=[played], drafts=[DraftTiming("a", 1, K, 2.0)], verify_ms=9.0))
+            for cluster in (alone, together):
+                gammas = np.array([0.4, 0.9, 0.6], dtype=np.float32)
+                cluster.selector.scores("b", [Score(1, committed - 3, gammas)])
+                cluster.selector.scores("a", [Score(1, committed - 3, gammas / 2)])
+        for report in told:
+            alone.selector.report(alone.target, report)
+        together.selector.report(together.target, *told)
+    weights = together.weights(1)
+    # What a round costs is known a little earlier where reports are gathered, so the first losses differ a little.
+    assert weights == pytest.approx(alone.weights(1), abs=0.02)
+    assert weights["b"] > 0.9
+    ended = TargetReport("target", rounds=[SequenceRound(1, 200, "a", K, 2)], closed=[1])
+    together.selector.report(together.target, ended, TargetReport("target", opened=[SequenceOpened(2, 5)]))
+    assert together.selector.snapshot().sequences == 1
+
+
 def test_one_update_tells_all_that_changed_and_nothing_is_told_twice() -> None:
     cluster = Cluster("a", "b")
     cluster.open(1)

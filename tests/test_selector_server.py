@@ -240,8 +240,8 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
             lambda: stub.Register(pb.Heartbeat(version=9, drafter="a", kind="k", address="h:1"), timeout=5),
             lambda: stub.Register(pb.Heartbeat(version=1, drafter="a", kind="k"), timeout=5),
             lambda: stub.Scores(iter([pb.ScoreBatch(version=9, drafter="a")]), timeout=5),
-            lambda: list(stub.Weights(iter([pb.TargetReport(version=9, target="t")]), timeout=5)),
-            lambda: list(stub.Weights(iter([pb.TargetReport(version=1)]), timeout=5)),
+            lambda: list(stub.Weights(iter([reports_of(pb.TargetReport(version=9, target="t"))]), timeout=5)),
+            lambda: list(stub.Weights(iter([reports_of(pb.TargetReport(version=1))]), timeout=5)),
         ]
         for call in calls:
             with pytest.raises(grpc.RpcError) as refused:
@@ -249,6 +249,10 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         reply = stub.Snapshot(pb.SnapshotRequest(version=1), timeout=5)  # and it goes on
         assert selector_wire.decode_snapshot(reply).policy == "normalhedge"
+
+
+def reports_of(report: pb.TargetReport) -> pb.TargetReports:
+    return pb.TargetReports(reports=[report])
 
 
 def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
@@ -259,9 +263,9 @@ def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
         began = time.monotonic()
         heard = threading.Event()
 
-        def reports() -> Iterator[pb.TargetReport]:
+        def reports() -> Iterator[pb.TargetReports]:
             """One, and then the stream stays open, as a target's does: a server owes nothing to one that ended."""
-            yield selector_wire.encode_report(TargetReport("t"))
+            yield selector_wire.encode_reports([TargetReport("t")])
             heard.wait(5)
 
         updates = stub.Weights(reports(), timeout=5)
@@ -285,7 +289,8 @@ def test_every_message_survives_the_wire() -> None:
         verify_tokens=10,
         context=RoundContext(2.5, 30.25, 2**40),
     )
-    assert selector_wire.decode_report(selector_wire.encode_report(report)) == report
+    reports = [report, TargetReport("t", closed=[3])]
+    assert selector_wire.decode_reports(selector_wire.encode_reports(reports)) == reports
     member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3, (1, 5), 512)
     snapshot = SelectorSnapshot(
         "uniform", 4, 2, (member,), (DrafterStatistics("a", 1, 0.5, 2.0, 1.0, 3, 4, 5, 6.0),), 7, 8.0
