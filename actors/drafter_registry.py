@@ -98,6 +98,11 @@ def check_options(kind: str, options: Mapping[str, Any]) -> Any:
     return parse_options(kind, _KINDS[kind][0], options)
 
 
+def option_shapes() -> dict[str, type[Any]]:
+    """The dataclass of each kind's options, by kind."""
+    return {kind: shape for kind, (shape, _) in _KINDS.items()}
+
+
 def features_needed(kind: str, options: Mapping[str, Any]) -> tuple[int, ...]:
     """The target's layers whose features a drafter will ask for, ascending; without building it.
 

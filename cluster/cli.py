@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; default `sys.argv[1:]`.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except PacelineError as error:
@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Every command and its options."""
     parser = argparse.ArgumentParser(prog="paceline", description="One large target model, many small drafters.")
     parser.add_argument("--version", action="version", version=f"paceline {metadata.version('paceline')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
 from bad_input_cases import CASES, check_case
-from live_cluster import DRAFTERS, ask, body, model_name, prompts, text_of, wait_until
+from live_cluster import DRAFTERS, ROOT, ask, body, model_name, prompts, text_of, wait_until
 
 from paceline.cluster.client import Client
 from paceline.cluster.served_process import ServedProcess
@@ -125,3 +127,12 @@ def test_a_client_that_goes_away_frees_the_target_and_every_drafter(live: Served
         return status["running"] == 0 and all(item["sessions"] == 0 for item in status["actors"])
 
     wait_until(freed, 10, "no sequence runs and no drafter holds one")
+
+
+def test_the_quick_start_runs_as_it_is_written(live: ServedProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    written = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "quickstart.md").read_text(), re.M | re.S)
+    assert len(written) == 2
+    exec("".join(written), {"URL": live.url})
+    text, rounds = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert len(text) > 20
+    assert sum(ast.literal_eval(rounds).values()) == pytest.approx(1.0, abs=0.01)

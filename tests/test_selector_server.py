@@ -28,7 +28,6 @@ from paceline.actors.messages import (
     TargetReport,
     WeightsUpdate,
 )
-from paceline.actors.report_buffer import ReportBuffer
 from paceline.actors.score_link import ScoreLink
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
@@ -240,8 +239,10 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
             lambda: stub.Register(pb.Heartbeat(version=9, drafter="a", kind="k", address="h:1"), timeout=5),
             lambda: stub.Register(pb.Heartbeat(version=1, drafter="a", kind="k"), timeout=5),
             lambda: stub.Scores(iter([pb.ScoreBatch(version=9, drafter="a")]), timeout=5),
-            lambda: list(stub.Weights(iter([reports_of(pb.TargetReport(version=9, target="t"))]), timeout=5)),
-            lambda: list(stub.Weights(iter([reports_of(pb.TargetReport(version=1))]), timeout=5)),
+            lambda: list(
+                stub.Weights(iter([pb.TargetReports(reports=[pb.TargetReport(version=9, target="t")])]), timeout=5)
+            ),
+            lambda: list(stub.Weights(iter([pb.TargetReports(reports=[pb.TargetReport(version=1)])]), timeout=5)),
         ]
         for call in calls:
             with pytest.raises(grpc.RpcError) as refused:
@@ -249,10 +250,6 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         reply = stub.Snapshot(pb.SnapshotRequest(version=1), timeout=5)  # and it goes on
         assert selector_wire.decode_snapshot(reply).policy == "normalhedge"
-
-
-def reports_of(report: pb.TargetReport) -> pb.TargetReports:
-    return pb.TargetReports(reports=[report])
 
 
 def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
@@ -377,28 +374,3 @@ def test_held_members_outlast_a_selectors_restart_until_grace_is_over() -> None:
     assert [m.drafter for m in held.members()] == ["b"]
     held.apply(news(3, "b", members=False, s1=[1]), lambda _: True)
     assert held.weights(1) == {"b": 1.0}
-
-
-def test_reports_wait_within_bounds_and_live_sequences_are_announced_anew() -> None:
-    buffer = ReportBuffer("t", max_rounds=3)
-    buffer.opened(SequenceOpened(1, 10, "route", ("a",)))
-    assert [o.seq for o in buffer.new_stream().opened] == [1]
-    for committed in (12, 15, 19, 20, 24):
-        buffer.played([SequenceRound(1, committed, "a", 4, 1)], [], 0.0, 5)
-    assert buffer.dropped == 2
-    buffer.lost_stream()
-    buffer.opened(SequenceOpened(2, 30))
-    buffer.opened(SequenceOpened(3, 30))
-    buffer.closed(3)  # came and went unheard
-    again = buffer.new_stream()
-    assert [(o.seq, o.prompt_tokens, o.route, o.drafters) for o in again.opened] == [
-        (1, 24, "route", ("a",)),
-        (2, 30, "", ()),
-    ]
-    buffer.opened(SequenceOpened(4, 7))
-    buffer.closed(1)
-    reports = buffer.take()
-    assert [o.seq for report in reports for o in report.opened] == [4]
-    assert [r.committed for report in reports for r in report.rounds] == [19, 20, 24]
-    assert [seq for report in reports for seq in report.closed] == [1]
-    assert not buffer
