@@ -194,7 +194,12 @@ class Engine:
             if sequence.generation.speculate:
                 wanted = sequence.generation
                 opened = SequenceOpened(
-                    sequence.seq, sequence.prompt_tokens, wanted.route, sequence.drafters, request=wanted.request_id
+                    sequence.seq,
+                    sequence.prompt_tokens,
+                    wanted.route,
+                    sequence.drafters,
+                    request=wanted.request_id,
+                    policy=wanted.policy,
                 )
                 self._board.opened(opened)
                 self._pool.open(sequence)

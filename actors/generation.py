@@ -23,6 +23,7 @@ class Generation:
         drafters: The only drafters that may be used; empty means all.
         speculate: False decodes plainly.
         max_draft: Most tokens to draft in a round; None takes the cluster's setting.
+        policy: Who chooses among the drafters; empty means the cluster's policy.
         route: Statistics are shared by requests of one route.
         streamed: Whether each round's tokens are wanted at once; else they may be handed over several rounds at a time.
         caller: Name of the actor that reads it, which may die without saying so; empty where nobody can.
@@ -36,6 +37,7 @@ class Generation:
     drafters: tuple[str, ...] = ()
     speculate: bool = True
     max_draft: int | None = None
+    policy: str = ""
     route: str = ""
     streamed: bool = True
     caller: str = ""

@@ -172,7 +172,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOpened:
-    """A target took a sequence. `drafters` names the only ones it may use; empty means all.
+    """A target took a sequence. `drafters` names the only ones it may use; empty means all. `policy` is the one that
+    chooses among them; empty means the cluster's.
 
     `request` is the generation's id: choice i of request R is `R-i`.
     """
@@ -182,6 +183,7 @@ class SequenceOpened:
     route: str = ""
     drafters: tuple[str, ...] = ()
     request: str = ""
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,12 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
         target=report.target,
         opened=[
             pb.SequenceOpened(
-                seq=o.seq, prompt_tokens=o.prompt_tokens, route=o.route, drafters=o.drafters, request=o.request
+                seq=o.seq,
+                prompt_tokens=o.prompt_tokens,
+                route=o.route,
+                drafters=o.drafters,
+                request=o.request,
+                policy=o.policy,
             )
             for o in report.opened
         ],
@@ -190,7 +195,7 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
     return TargetReport(
         target=_named(message.target, "target"),
         opened=[
-            SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), request=o.request)
+            SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), request=o.request, policy=o.policy)
             for o in message.opened
         ],
         rounds=[

@@ -11,31 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from paceline.actors.drafter_registry import check_options
 from paceline.actors.errors import ConfigError
 from paceline.actors.model_facts import Quantization
+from paceline.cluster.policy_options import PolicyName, PolicyOptions
+from paceline.cluster.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 _RESERVED = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_are_not_switches(cls, given: Any) -> Any:
-        """`yes` and `true` would pass for 1."""
-        for name, field in cls.model_fields.items() if isinstance(given, dict) else ():
-            if isinstance(given.get(name), bool) and field.annotation is not bool:
-                raise ValueError(f"{name}: got {given[name]}; expected {field.annotation}")
-        return given
-
-
-class Resources(_Settings):
+class Resources(Settings):
     """What Ray must find free to place an actor."""
 
     num_cpus: float = Field(0.0, ge=0)
@@ -45,7 +34,7 @@ class Resources(_Settings):
     )
 
 
-class TargetConfig(_Settings):
+class TargetConfig(Settings):
     """The target model and its engine."""
 
     model: str = Field("embedded", description="`embedded`, a local folder, or a hub id")
@@ -74,7 +63,7 @@ class TargetConfig(_Settings):
     resources: Resources = Resources(num_cpus=1.0)
 
 
-class DrafterConfig(_Settings):
+class DrafterConfig(Settings):
     """One drafter. `options` are the kind's own; the kind refuses those that it does not know."""
 
     name: Name
@@ -86,7 +75,7 @@ class DrafterConfig(_Settings):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class SpeculationConfig(_Settings):
+class SpeculationConfig(Settings):
     """How rounds draft."""
 
     max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
@@ -104,10 +93,10 @@ class SpeculationConfig(_Settings):
     default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")
 
 
-class SelectorConfig(_Settings):
+class SelectorConfig(Settings):
     """How the drafter is chosen."""
 
-    policy: Literal["normalhedge", "fixed", "round_robin", "uniform"] = "normalhedge"
+    policy: PolicyName = "normalhedge"
     drafter: str | None = Field(None, description="the one that policy `fixed` plays")
     loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
@@ -118,6 +107,7 @@ class SelectorConfig(_Settings):
     )
     explain_rounds: int = Field(512, ge=1, le=65536, description="first rounds of a sequence that are kept")
     explain_text: bool = Field(False, description="keep the committed tokens, too, and show them as text")
+    options: PolicyOptions = PolicyOptions()
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -127,7 +117,7 @@ class SelectorConfig(_Settings):
         return self
 
 
-class HttpConfig(_Settings):
+class HttpConfig(Settings):
     """The OpenAI-compatible endpoint."""
 
     host: str = "127.0.0.1"
@@ -136,7 +126,7 @@ class HttpConfig(_Settings):
     max_choices: int = Field(8, ge=1, description="most `n` of a request")
 
 
-class NetworkConfig(_Settings):
+class NetworkConfig(Settings):
     """The gRPC links."""
 
     host: str = Field(
@@ -147,7 +137,7 @@ class NetworkConfig(_Settings):
     heartbeat_s: float = Field(1.0, gt=0, le=60)
 
 
-class ClusterConfig(_Settings):
+class ClusterConfig(Settings):
     """A whole cluster."""
 
     target: TargetConfig = TargetConfig()
@@ -168,6 +158,7 @@ class ClusterConfig(_Settings):
         for field, chosen in (
             ("selector.drafter", self.selector.drafter),
             ("speculation.default_drafter", self.speculation.default_drafter),
+            *(("selector.options.composite.priority", name) for name in self.selector.options.composite.priority),
         ):
             if chosen is not None and chosen not in names:
                 raise ValueError(f"{field}: {chosen!r} is not one of the drafters ({', '.join(names) or 'none'})")

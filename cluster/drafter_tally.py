@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paceline.actors.messages import DrafterStatistics, SequenceRound
-from paceline.cluster.normalhedge import Floats
+from paceline.cluster.learner import Floats
 
 MEMORY = 512.0  # positions
 

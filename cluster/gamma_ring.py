@@ -53,6 +53,11 @@ class GammaRing:
         """Tokens known to be committed."""
         return self._token_time
 
+    @property
+    def released(self) -> int:
+        """The first position that is not released yet."""
+        return self._next
+
     def join(self) -> None:
         """Add a column for a new drafter."""
         column = np.full((self._length, 1), np.nan, dtype=np.float32)
@@ -81,10 +86,39 @@ class GammaRing:
         due = self._token_time - self._delay + 1 - self._next
         # Past one ring's length nothing can have been stored: such positions (lost reports) have no loss at all.
         released = min(max(due, 0), self._length - self._window)
-        offsets = np.arange(released)
-        rows = (self._next + offsets[:, None] + np.arange(self._window)) % self._length  # [released, K]
+        rows = (self._next + np.arange(released)[:, None] + np.arange(self._window)) % self._length  # [released, K]
         eal: Floats = 1.0 + np.cumprod(self._gammas[rows].astype(np.float64), axis=1).sum(axis=1)
         if due > 0:
             self._gammas[(self._next + np.arange(min(due, self._length))) % self._length] = np.nan
             self._next += due
         return eal
+
+    def pending(self) -> tuple[Floats, Floats]:
+        """What is known of positions that are committed but not released: a forecast, which nothing is booked by.
+
+        Each position whose own gamma has come counts, with what is missing of its window filled by the mean of that
+        drafter's gammas. To cut windows instead would be the trap of this module's docstring.
+
+        Returns:
+            Mean expected accepted length, NaN where no gamma has come, and the number of positions, both [drafters].
+        """
+        count = max(self._token_time - self._next, 0)
+        rows = (self._next + np.arange(count + self._window - 1)) % self._length
+        gammas = self._gammas[rows].astype(np.float64)
+        known = ~np.isnan(gammas)
+        mean = np.where(known, gammas, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        filled = np.where(known, gammas, mean)
+        eal: Floats = np.ones((count, gammas.shape[1]))
+        alive = np.ones_like(eal)
+        for ahead in range(self._window):
+            alive *= filled[ahead : ahead + count]
+            eal += alive
+        heard = known[:count]
+        counts = heard.sum(axis=0).astype(np.float64)
+        total = np.where(heard, eal, 0.0).sum(axis=0)
+        return np.where(counts > 0, total / np.maximum(counts, 1.0), np.nan), counts
+
+    def gammas(self, drafter: int, start: int, positions: int) -> Floats | None:
+        """One drafter's gammas, [positions], from `start` on, which is not released yet; None where one is missing."""
+        found = self._gammas[np.arange(start, start + positions) % self._length, drafter].astype(np.float64)
+        return None if np.isnan(found).any() else found

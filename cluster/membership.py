@@ -13,7 +13,7 @@ import numpy as np
 
 from paceline.actors.errors import Overloaded
 from paceline.actors.messages import Heartbeat, Member
-from paceline.cluster.normalhedge import Bools
+from paceline.cluster.learner import Bools
 
 MAX_DRAFTERS = 256
 MISSED_HEARTBEATS = 3  # a drafter that misses this many is down

@@ -2,19 +2,15 @@
 
 Chaudhuri, Freund and Hsu, "A parameter-free hedging algorithm" (2009): with R_i the regret against drafter i, find the
 scale c for which the mean over drafters of exp(([R_i]+)^2 / 2c) is e, and play w_i ~ ([R_i]+ / c) exp(([R_i]+)^2 / 2c).
-Losses are full information: every drafter is scored on every position, whoever played.
 
-Called by `learned_policy`; plain numpy, one row per learner.
+Called by `learned_policy` and `shared_prior`; state and learning are `learner`'s.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.intp]
+from paceline.cluster.learner import Bools, Floats, Learner, Rows
 
 _NEWTON_STEPS = 8
 _NOTHING = 1e-12
@@ -59,66 +55,8 @@ def normalhedge_weights(regret: Floats, available: Bools) -> Floats:
     return result
 
 
-class NormalHedge:
-    """Regrets of many learners, [learners, drafters], each discounted at every position it learns from.
+class NormalHedge(Learner):
+    """The learner with this module's law: no parameter but the discount, and no rate that has to fall with time."""
 
-    A discount below 1 forgets: on text whose best drafter changes, NormalHedge without it sticks to the past. A drafter
-    that sleeps (not scored at a position) has regret 0 there; its old regret fades like the others', so one that falls
-    silent is not believed for ever. A new drafter starts from regret 0: scores come whether or not it plays, so it
-    needs no head start to be found out.
-
-    Args:
-        learners: Rows.
-        discount: Regret is multiplied by this at every position.
-    """
-
-    def __init__(self, learners: int, discount: float) -> None:
-        self._discount = discount
-        self._regret: Floats = np.zeros((learners, 0))
-
-    def join(self) -> None:
-        """Add a column for a new drafter."""
-        self._regret = np.hstack([self._regret, np.zeros((len(self._regret), 1))])
-
-    def reset(self, row: int, regret: Floats | float = 0.0) -> None:
-        """Start a learner from these regrets, [drafters]."""
-        self._regret[row] = regret
-
-    def regret(self, row: int) -> Floats:
-        """One learner's regrets, [drafters]."""
-        result: Floats = self._regret[row].copy()
-        return result
-
-    def weights(self, rows: Rows, available: Bools) -> Floats:
-        """Weights of some learners over their available drafters, [rows, drafters]."""
-        return normalhedge_weights(self._regret[rows], available)
-
-    def learn(self, rows: Rows, losses: Floats) -> None:
-        """Give each of `rows` (none twice) the losses of its next position.
-
-        Args:
-            rows: [rows].
-            losses: [rows, drafters] in [0, 1]; NaN where the drafter sleeps. A row that is all NaN changes nothing.
-        """
-        awake = ~np.isnan(losses)
-        heard = awake.any(axis=1)
-        rows, losses, awake = rows[heard], losses[heard], awake[heard]
-        known = np.where(awake, losses, 0.0)
-        played = (self.weights(rows, awake) * known).sum(axis=1, keepdims=True)
-        self._regret[rows] = self._discount * self._regret[rows] + np.where(awake, played - known, 0.0)
-
-    def learn_many(self, row: int, losses: Floats) -> None:
-        """Give one learner several positions at once, under the weights it has now.
-
-        Args:
-            row: The learner.
-            losses: [positions, drafters] in [0, 1]; NaN where the drafter sleeps.
-        """
-        awake = ~np.isnan(losses)
-        heard = awake.any(axis=1)
-        losses, awake = losses[heard], awake[heard]
-        known = np.where(awake, losses, 0.0)
-        regret = np.broadcast_to(self._regret[row], losses.shape)
-        played = (normalhedge_weights(regret, awake) * known).sum(axis=1, keepdims=True)
-        gained = np.where(awake, played - known, 0.0).sum(axis=0)
-        self._regret[row] = self._discount ** len(losses) * self._regret[row] + gained
+    def _law(self, rows: Rows, regret: Floats, mass: Floats, available: Bools) -> Floats:
+        return normalhedge_weights(regret, available)

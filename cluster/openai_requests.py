@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, Pl
 from pydantic_core import ErrorDetails
 
 from paceline.cluster.http_errors import RefusedRequest
+from paceline.cluster.policy_options import REQUEST_POLICIES
 
 _MAX_STOPS = 4
 _MAX_STOP_CHARACTERS = 1024
@@ -105,8 +106,25 @@ class PacelineOptions(_Strict):
     """Our own field: who may draft for this request."""
 
     drafter: str | None = Field(None, description="the only drafter to use")
+    policy: str | None = Field(None, description="who chooses among the drafters, instead of the cluster's policy")
     enabled: bool = Field(True, description="false decodes plainly")
     max_draft: int | None = Field(None, ge=1, le=64, description="most tokens drafted per round")
+
+    def check_policy(self) -> None:
+        """See that a policy is named that can choose.
+
+        Raises:
+            RefusedRequest: there is none of that name, or nothing to choose.
+        """
+        field, name = "paceline.policy", self.policy
+        if name is None:
+            return
+        if name == "fixed":
+            raise RefusedRequest(f"{field}: 'fixed' needs a drafter; `paceline.drafter: NAME` plays that one", field)
+        if name not in REQUEST_POLICIES:
+            raise RefusedRequest(f"{field}: {name!r:.200} is not one of {', '.join(REQUEST_POLICIES)}", field)
+        if self.drafter is not None:
+            raise RefusedRequest(f"{field}: {name!r} has no effect with `paceline.drafter`, which leaves one", field)
 
 
 class OpenAIRequest(_Strict):
@@ -144,10 +162,11 @@ class OpenAIRequest(_Strict):
         if self.stream_options is not None and not self.stream:
             raise RefusedRequest("stream_options: goes with `stream: true`, and only with it", "stream_options")
         if not self.paceline.enabled:
-            for name in ("drafter", "max_draft"):
+            for name in ("drafter", "policy", "max_draft"):
                 if (value := getattr(self.paceline, name)) is not None:
                     field = f"paceline.{name}"
                     raise RefusedRequest(f"{field}: {value!r} has no effect with `paceline.enabled: false`", field)
+        self.paceline.check_policy()
 
 
 class ChatRequest(OpenAIRequest):

@@ -1,148 +1,85 @@
-"""Who pulls: the interface of every selection policy, the three that do not learn, and the registry of names.
+"""The registry of selection policies: who pulls, by name.
 
-A policy maps sequences (rows) and drafters (columns) to weights. It sees losses position by position and rounds as they
-are reported; it knows no sockets, no clocks and no names beyond those that join. `Selector` is its only caller.
+Nothing here or below knows Ray, gRPC or a clock, so a policy can be driven offline as well: `build_policy`, `join` the
+drafters, `open` a row, then `weights`, `played`, `judged` and `learn` as things happen (`policy_base` says what each
+means). `Selector` is the live caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
-
-import numpy as np
+from functools import partial
 
 from paceline.actors.errors import ConfigError
+from paceline.cluster.adanormalhedge import AdaNormalHedge
+from paceline.cluster.bandit import EpsilonGreedy, Thompson
 from paceline.cluster.config import SelectorConfig
+from paceline.cluster.exp3 import Exp3Spec
+from paceline.cluster.hedge import FollowTheLeader, Hedge
 from paceline.cluster.learned_policy import LearnedPolicy
-from paceline.cluster.normalhedge import Bools, Floats, Rows
+from paceline.cluster.learner import Learner
+from paceline.cluster.normalhedge import NormalHedge
+from paceline.cluster.policy_base import Policy as Policy
+from paceline.cluster.policy_mix import PolicyMix
+from paceline.cluster.shared_prior import SharedPrior
+from paceline.cluster.ucb import MetaSdUcb, UcbSpec
+from paceline.cluster.unlearned_policy import Composite, Fixed, RoundRobin, Uniform
+
+Maker = Callable[[SelectorConfig, int, SharedPrior], Policy]
 
 
-class Policy(Protocol):
-    """Weights over drafters, for every sequence."""
-
-    def join(self, drafter: str) -> None:
-        """A new drafter takes the next column."""
-        ...
-
-    def open(self, row: int, route: str) -> None:
-        """A new sequence takes a row that was never used, or that was closed."""
-        ...
-
-    def close(self, row: int) -> None:
-        """The row's sequence ended."""
-        ...
-
-    def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:
-        """Each of `rows` released one position: losses [rows, drafters] in [0, 1], NaN where a drafter sleeps.
-
-        `allowed` [rows, drafters] tells which drafters the sequence may use at all.
-        """
-        ...
-
-    def played(self, row: int) -> None:
-        """The sequence finished a round."""
-        ...
-
-    def weights(self, rows: Rows, available: Bools) -> Floats:
-        """Weights [rows, drafters]; rows sum to 1 over the available drafters, or are zero: plain decoding."""
-        ...
-
-    def prior(self, available: Bools) -> Floats:
-        """Weights [drafters] of a sequence that has none of its own yet; `available` is [drafters]."""
-        ...
+def _learned(learner: type[Learner]) -> Maker:
+    return lambda config, _, prior: LearnedPolicy(
+        learner(config.max_sequences, config.discount), config.discount, prior, config.prior_weight
+    )
 
 
-class Uniform:
-    """Every available drafter alike."""
-
-    def join(self, drafter: str) -> None:
-        """Nothing to keep."""
-
-    def open(self, row: int, route: str) -> None:
-        """Nothing to keep."""
-
-    def close(self, row: int) -> None:
-        """Nothing to keep."""
-
-    def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:
-        """Nothing to learn."""
-
-    def played(self, row: int) -> None:
-        """Nothing to keep."""
-
-    def weights(self, rows: Rows, available: Bools) -> Floats:
-        """See `Policy`."""
-        result: Floats = available / np.maximum(available.sum(axis=1, keepdims=True), 1)
-        return result
-
-    def prior(self, available: Bools) -> Floats:
-        """See `Policy`."""
-        weights: Floats = self.weights(np.zeros(1, dtype=np.intp), available[None])[0]
-        return weights
-
-
-class Fixed(Uniform):
-    """Always the one drafter; plain decoding while it is away."""
-
-    def __init__(self, drafter: str) -> None:
-        self._drafter = drafter
-        self._names: list[str] = []
-
-    def join(self, drafter: str) -> None:
-        """See `Policy`."""
-        self._names.append(drafter)
-
-    def weights(self, rows: Rows, available: Bools) -> Floats:
-        """See `Policy`."""
-        chosen = np.array([name == self._drafter for name in self._names], dtype=np.bool_)
-        return (available & chosen).astype(np.float64)
-
-
-class RoundRobin(Uniform):
-    """Every available drafter in turn, one round each, for each sequence by itself."""
-
-    def __init__(self, max_sequences: int) -> None:
-        self._turn = np.zeros(max_sequences, dtype=np.int64)
-
-    def open(self, row: int, route: str) -> None:
-        """See `Policy`."""
-        self._turn[row] = 0
-
-    def played(self, row: int) -> None:
-        """See `Policy`."""
-        self._turn[row] += 1
-
-    def weights(self, rows: Rows, available: Bools) -> Floats:
-        """See `Policy`."""
-        turn = self._turn[rows] % np.maximum(available.sum(axis=1), 1)
-        order = np.cumsum(available, axis=1) - 1  # each available drafter's place among them
-        weights: Floats = (available & (order == turn[:, None])).astype(np.float64)
-        return weights
-
-    def prior(self, available: Bools) -> Floats:
-        """See `Policy`: a new sequence starts with the first."""
-        weights: Floats = (available & (np.cumsum(available) == 1)).astype(np.float64)
-        return weights
-
-
-def _fixed(config: SelectorConfig) -> Policy:
+def _fixed(config: SelectorConfig, _: int, __: SharedPrior) -> Policy:
     if config.drafter is None:
         raise ConfigError("selector.drafter: policy `fixed` needs the name of the drafter to play, got nothing")
     return Fixed(config.drafter)
 
 
-_POLICIES: dict[str, Callable[[SelectorConfig], Policy]] = {
-    "normalhedge": lambda config: LearnedPolicy(config.max_sequences, config.discount, config.prior_weight),
+def _ucbspec_tuned(config: SelectorConfig, most: int, _: SharedPrior) -> Policy:
+    options = config.options.ucbspec_tuned
+    return UcbSpec(config.max_sequences, most, options.delta, options.coefficient)
+
+
+_POLICIES: dict[str, Maker] = {
+    "normalhedge": _learned(NormalHedge),
+    "adanormalhedge": _learned(AdaNormalHedge),
+    "hedge": _learned(Hedge),
+    "follow_the_leader": _learned(FollowTheLeader),
+    "epsilon_greedy": lambda c, _, __: EpsilonGreedy(c.max_sequences, c.options.epsilon_greedy.epsilon),
+    "thompson": lambda c, _, __: Thompson(c.max_sequences, c.options.thompson.seed),
+    "exp3spec": lambda c, most, _: Exp3Spec(c.max_sequences, most),
+    "ucbspec": lambda c, most, _: UcbSpec(c.max_sequences, most, c.options.ucbspec.delta),
+    "ucbspec_tuned": _ucbspec_tuned,
+    "metasd_ucb": lambda c, _, __: MetaSdUcb(c.max_sequences, c.options.metasd_ucb.beta),
+    "composite": lambda c, _, __: Composite(c.max_sequences, c.options.composite.priority),
     "fixed": _fixed,
-    "round_robin": lambda config: RoundRobin(config.max_sequences),
-    "uniform": lambda _: Uniform(),
+    "round_robin": lambda c, _, __: RoundRobin(c.max_sequences),
+    "uniform": lambda _, __, ___: Uniform(),
 }
 
 
-def build_policy(config: SelectorConfig) -> Policy:
-    """The policy that a configuration names.
+def build_policy(config: SelectorConfig, max_draft: int) -> PolicyMix:
+    """The policy that a configuration names, and with it all that sequences may name, made when they first do.
+
+    Args:
+        config: The policy's name and everybody's settings.
+        max_draft: Most tokens drafted in a round, from which rewards have their range.
 
     Raises:
         ConfigError: it lacks what the policy needs.
     """
-    return _POLICIES[config.policy](config)
+    return PolicyMix(config.policy, config.max_sequences, partial(build_one, config, max_draft))
+
+
+def build_one(config: SelectorConfig, max_draft: int, name: str, prior: SharedPrior) -> Policy:
+    """One policy by itself; whoever holds `prior` has to teach it.
+
+    Raises:
+        ConfigError: the configuration lacks what the policy needs.
+    """
+    return _POLICIES[name](config, max_draft, prior)

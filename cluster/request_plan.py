@@ -93,6 +93,7 @@ class Planner:
                         drafters=drafters,
                         speculate=request.paceline.enabled,
                         max_draft=request.paceline.max_draft,
+                        policy=request.paceline.policy or "",
                         route=request.user,
                         # Stop strings are found in the text, by us: the sooner, the less is generated in vain.
                         streamed=request.stream or bool(request.stop),

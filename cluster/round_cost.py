@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from paceline.actors.messages import DraftTiming
-from paceline.cluster.normalhedge import Bools, Floats, Rows
+from paceline.cluster.learner import Bools, Floats, Rows
 
 WARM_UP = 2  # first measurements of each kind that do not count: caches fill, kernels compile
 WINDOW = 32  # measurements remembered
@@ -154,12 +154,16 @@ class RoundLoss:
 
         `allowed` [rows, drafters]: the drafters among which a sequence's best is looked for.
         """
-        missed = self._most - eal
-        round_ms = self._cost.round_ms() if self._aim == "time" else None
         heard = ~np.isnan(eal)
         keep = np.where(heard, 1.0 - 1.0 / RATE_MEMORY, 1.0)
         self._sum[rows] = keep * self._sum[rows] + np.where(heard, eal, 0.0)
         self._count[rows] = keep * self._count[rows] + heard
+        return self.expected(rows, eal, allowed)
+
+    def expected(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:
+        """As `losses`, but nothing is learned from these EALs, which are not released."""
+        missed = self._most - eal
+        round_ms = self._cost.round_ms() if self._aim == "time" else None
         if round_ms is None:
             return missed / (self._most if self._aim == "eal" else 2 * self._most)
         mean = self._sum[rows] / np.maximum(self._count[rows], 1e-9)  # [rows, drafters]; 0 where nothing is known

@@ -23,13 +23,16 @@ from paceline.actors.messages import (
     TargetReport,
     WeightsUpdate,
 )
+from paceline.cluster.awaited_scores import AwaitedScores
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.drafter_tally import DrafterTally, mean_eal
 from paceline.cluster.gamma_ring import GammaRing
+from paceline.cluster.learner import Bools, Floats, Pending, Rows
 from paceline.cluster.membership import Membership
-from paceline.cluster.normalhedge import Floats
 from paceline.cluster.policy import build_policy
 from paceline.cluster.request_log import RequestLog
+from paceline.cluster.policy_base import Played
+from paceline.cluster.policy_options import REQUEST_POLICIES
 from paceline.cluster.round_cost import RoundCost, RoundLoss
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class _Sequence:
     row: int
     connection: int
     ring: GammaRing
+    awaited: AwaitedScores = field(default_factory=AwaitedScores)
 
 
 @dataclass(slots=True)
@@ -74,7 +78,7 @@ class Selector:
         self._speculation = speculation
         self._clock = clock
         self._started_s = clock()
-        self._policy = build_policy(config)
+        self._policy = build_policy(config, speculation.max_draft)
         self._membership = Membership(heartbeat_s)
         self._cost = RoundCost()
         self._loss = RoundLoss(config.loss, speculation.max_draft, config.max_sequences, self._cost)
@@ -126,6 +130,7 @@ class Selector:
                 self._tallies[column].scores(placed.gammas)
                 self.counts["gammas_late"] += placed.late
                 self.counts["gammas_early"] += placed.early
+                self._judge(sequence)
 
     # ------------------------------------------------------------ targets
 
@@ -198,7 +203,8 @@ class Selector:
         up = self._membership.up
         seqs = list(waiting.changed)
         rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
-        weights = self._policy.weights(rows, self._allowed[rows] & up).astype(np.float32)
+        allowed = self._allowed[rows]
+        weights = self._policy.weights(rows, allowed & up, self._pending(seqs, rows, allowed)).astype(np.float32)
         self._updates += 1
         update = WeightsUpdate(
             number=self._updates,
@@ -274,7 +280,7 @@ class Selector:
             )
             sequence = _Sequence(opened, self._free.pop(), connection, ring)
             self._sequences[opened.seq] = sequence
-            self._policy.open(sequence.row, opened.route)
+            self._policy.open(sequence.row, opened.route, self._policy_of(opened))
             self._loss.open(sequence.row, mean_eal(self._tallies))
             self._restrict(sequence)
         self._sequences.move_to_end(opened.seq)
@@ -308,12 +314,39 @@ class Selector:
             self._count("rounds_of_unknown_sequence", 1)
             return np.empty((0, len(self._membership)))
         self._sequences.move_to_end(played.seq)
-        self._policy.played(sequence.row)
+        asked = -1 if column is None else column
+        self._policy.played(
+            np.array([sequence.row]),
+            Played(np.array([asked]), np.array([played.drafted]), np.array([played.accepted])),
+        )
+        if column is not None and played.drafted:
+            start = max(sequence.ring.token_time, played.committed - played.accepted - 1)
+            if played.committed > start:
+                sequence.awaited.add(column, start, min(played.drafted, played.committed - start))
         self._connections[sequence.connection].changed[played.seq] = None
         eal = sequence.ring.advance(played.committed)
+        self._judge(sequence)
         for column, tally in enumerate(self._tallies):
             tally.released(eal[:, column])
         return eal
+
+    def _judge(self, sequence: _Sequence) -> None:
+        """Tell the policy of rounds whose scores are now complete."""
+        for column, gammas in sequence.awaited.take(sequence.ring):
+            self._policy.judged(sequence.row, column, gammas)
+
+    def _pending(self, seqs: Sequence[int], rows: Rows, allowed: Bools) -> Pending:
+        """What is known of losses that are not released."""
+        eal, counts = np.zeros((2, len(seqs), len(self._membership)))
+        for index, seq in enumerate(seqs):
+            eal[index], counts[index] = self._sequences[seq].ring.pending()
+        return Pending(self._loss.expected(rows, eal, allowed), counts)
+
+    def _policy_of(self, opened: SequenceOpened) -> str:
+        if not opened.policy or opened.policy in REQUEST_POLICIES:
+            return opened.policy
+        self._count("sequences_of_unknown_policy", 1)
+        return ""
 
     def _learn(self, released: dict[int, list[Floats]]) -> None:
         """Learn position by position, since weights change with each, and all sequences at once.

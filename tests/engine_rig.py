@@ -100,6 +100,7 @@ class EvenBoard:
         self.rounds: list[SequenceRound] = []
         self.contexts: list[RoundContext] = []
         self.open_sequences: set[int] = set()
+        self.policies: list[str] = []
         self.list = tuple(Member(name, "guess", f"local:{i}") for i, name in enumerate(names))
 
     def weights(self, seq: int) -> Mapping[str, float]:
@@ -110,6 +111,7 @@ class EvenBoard:
 
     def opened(self, sequence: SequenceOpened) -> None:
         self.open_sequences.add(sequence.seq)
+        self.policies.append(sequence.policy)
 
     def played(
         self,

@@ -226,6 +226,8 @@ def test_fields_reach_the_cluster(client: httpx.Client, backend: FakeBackend, to
     assert plain.sampling.top_p > 0
     assert (plain.sampling.top_k, plain.sampling.seed) == (0, None)
     assert plain.max_tokens == CONTEXT - len(plain.prompt)
+    ask(client, paceline={"policy": "ucbspec"})
+    assert [generation.policy for generation in backend.asked] == ["", "", "ucbspec"]
 
 
 @pytest.mark.parametrize(

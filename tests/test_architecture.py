@@ -32,6 +32,11 @@ PLAIN = (
     "cluster/selector.py",
     "cluster/gamma_ring.py",
     "cluster/normalhedge.py",
+    "cluster/policy.py",
+    "cluster/policy_mix.py",
+    "cluster/learned_policy.py",
+    "cluster/learner.py",
+    "cluster/bandit.py",
 )
 EDGES = {"ray", "grpc", "fastapi", "starlette", "uvicorn", "httpx"}
 # Processes of light drafters must not load these.

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -19,7 +20,7 @@ from table_model import TableModel
 from paceline.actors.causal_model import Step
 from paceline.actors.engine import SLOW_MS, Engine, EngineLimits
 from paceline.actors.errors import EngineError, NotReady, Overloaded, RequestError
-from paceline.actors.messages import DrafterBatch, DrafterReply, Score
+from paceline.actors.messages import Draft, DrafterBatch, DrafterReply, Score
 from paceline.actors.sampling import Sampling
 
 
@@ -268,6 +269,25 @@ def test_a_request_may_name_its_drafters_and_its_draft_length() -> None:
         assert "b" in played
         assert max(item.drafted for item in made.board.rounds) == 2
         assert made.hosts["a"].drafted == 0
+
+
+class MuteHost(GuessHost):
+    """Answers at once, with nothing to offer."""
+
+    def handle(self, batch: DrafterBatch) -> tuple[DrafterReply, list[Score]]:
+        reply, scores = super().handle(batch)
+        return replace(reply, drafts=[Draft(draft.seq, draft.start, []) for draft in reply.drafts]), scores
+
+
+def test_the_selector_hears_a_requests_policy_and_whom_it_asked_in_vain() -> None:
+    model = TableModel(vocab_size=12)
+    with rig(model, {"mute": MuteHost(model, 0.0)}) as made:
+        outcome = made.submit([1, 2], 6, policy="ucbspec")
+        outcome.wait()
+        made.submit([1, 2], 6).wait()
+        assert made.board.policies == ["ucbspec", ""]
+        assert {(item.drafter, item.drafted) for item in made.board.rounds} >= {("mute", 0)}
+        assert {chunk.drafter for chunk in outcome.chunks} == {""}, "for the reader such a round is a plain one"
 
 
 class OneSidedBoard(EvenBoard):

@@ -110,3 +110,65 @@ def test_a_new_drafter_sleeps_until_it_has_scores() -> None:
     eal = ring.advance(DELAY + 1)
     assert np.isnan(eal[0, 1])
     assert eal[1].tolist() == [K + 1, K + 1]
+
+
+def forecast(known: np.ndarray) -> tuple[float, int]:
+    """`GammaRing.pending` for one drafter, position by position; NaN where no gamma has come."""
+    mean = float(np.nanmean(known))
+    lengths = []
+    for start in range(len(known)):
+        if np.isnan(known[start]):
+            continue
+        window = [known[at] if at < len(known) and not np.isnan(known[at]) else mean for at in range(start, start + K)]
+        lengths.append(1 + sum(np.prod(window[: ahead + 1]) for ahead in range(K)))
+    return float(np.mean(lengths)), len(lengths)
+
+
+@pytest.mark.parametrize("committed", [1, K, DELAY - 1])
+def test_pending_is_the_forecast_from_what_has_come(committed: int) -> None:
+    random = np.random.default_rng(committed)
+    known = random.random(committed).astype(np.float32)
+    ring = GammaRing(0, K, C, 3)
+    ring.put(0, 0, known)
+    ring.put(1, 0, known[: max(committed - 2, 1)])  # it lags
+    ring.advance(committed)
+    eal, counts = ring.pending()
+    lagging = np.full(committed, np.nan)
+    lagging[: max(committed - 2, 1)] = known[: max(committed - 2, 1)]
+    for column, values in enumerate((known.astype(np.float64), lagging)):
+        expected, number = forecast(values)
+        assert eal[column] == pytest.approx(expected, abs=1e-6)
+        assert counts[column] == number
+    assert np.isnan(eal[2])
+    assert counts[2] == 0
+
+
+def test_a_forecast_does_not_favour_the_drafter_that_played() -> None:
+    """The one that played ends at its own rejection, the other is cut in the middle of its run: both count alike."""
+    ring = GammaRing(0, K, C, 2)
+    ring.put(0, 0, gammas(1, 0))
+    ring.put(1, 0, gammas(0, 1))
+    ring.advance(2)
+    eal, _ = ring.pending()
+    assert eal[1] == pytest.approx((1 + 2 + 0.5 + 0.25) / 2)  # 1, and a run of unknown end
+    assert eal[0] == pytest.approx((2 + 1) / 2)
+
+
+def test_what_is_released_is_no_longer_pending() -> None:
+    ring = GammaRing(0, K, C, 1)
+    ring.put(0, 0, np.ones(20, dtype=np.float32))
+    released = ring.advance(20)
+    _, counts = ring.pending()
+    assert len(released) + counts[0] == 20
+    assert ring.released == len(released)
+
+
+def test_a_played_rounds_gammas_are_read_back_whole_or_not_at_all() -> None:
+    ring = GammaRing(0, K, C, 2)
+    ring.put(0, 0, gammas(0.25, 0.5))
+    assert ring.gammas(0, 0, 3) is None
+    ring.put(0, 2, gammas(0.75))
+    found = ring.gammas(0, 0, 3)
+    assert found is not None
+    assert found.tolist() == [0.25, 0.5, 0.75]
+    assert ring.gammas(1, 0, 1) is None

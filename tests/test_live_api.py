@@ -57,6 +57,16 @@ def test_a_stop_string_cuts_the_text(live: ServedProcess) -> None:
     assert reply["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_request_may_name_its_policy_and_gets_the_same_text(live: ServedProcess) -> None:
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    texts = {text_of(ask(live, prompts()[2], max_tokens=24))}
+    for policy in ("ucbspec_tuned", "composite"):
+        reply = ask(live, prompts()[2], max_tokens=24, paceline={"policy": policy})
+        texts.add(text_of(reply))
+        assert reply["metrics"]["speculative_decoding"]["rounds"] > 0
+    assert len(texts) == 1
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_bad_input_is_refused_and_named(live: ServedProcess, case: object) -> None:
     with httpx.Client(base_url=live.url, timeout=30) as client:

@@ -117,13 +117,23 @@ def test_one_update_tells_all_that_changed_and_nothing_is_told_twice() -> None:
     assert second.number > first.number
 
 
-def test_nothing_is_learned_before_the_delay_or_of_the_last_positions() -> None:
+def test_scores_count_at_once_for_their_own_sequence_and_teach_others_after_the_delay() -> None:
     cluster = Cluster("a", "b", loss="eal")
     cluster.open(1, prompt=10)
-    cluster.round(1, {"a": 0.1, "b": 0.9}, step=2 * K + C - 1)
-    assert cluster.weights(1) == {"a": 0.5, "b": 0.5}
     cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
     assert cluster.weights(1)["b"] == 1.0
+    cluster.round(1, {"a": 0.1, "b": 0.9}, step=2 * K + C - 2)
+    assert cluster.update().prior.tolist() == [0.5, 0.5]
+    cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
+    assert cluster.update().prior.tolist() == [0.0, 1.0]
+
+
+def test_a_drafter_that_lags_is_not_judged_by_what_it_could_not_score_yet() -> None:
+    """What is not released counts only for drafters whose scores have come."""
+    cluster = Cluster("prompt", "late", "down", loss="eal")
+    cluster.open(1)
+    cluster.round(1, {"prompt": 0.5}, step=2 * K)
+    assert cluster.weights(1) == pytest.approx({"prompt": 1 / 3, "late": 1 / 3, "down": 1 / 3})
 
 
 def test_drafters_that_are_down_get_no_weight_and_come_back() -> None:
@@ -289,6 +299,64 @@ def test_snapshot_tells_what_was_played() -> None:
     assert a.draft_ms == pytest.approx(8.0)
     assert (b.scored, b.gamma, b.eal, b.draft_ms) == (0, 0.0, 0.0, 0.0)
     assert (snapshot.policy, snapshot.plain_rounds, snapshot.sequences) == ("round_robin", 1, 1)
+
+
+def test_a_sequence_may_name_its_policy() -> None:
+    cluster = Cluster("a", "b", "c", loss="eal")
+    cluster.open(1)
+    cluster.open(2, policy="round_robin")
+    cluster.open(3, policy="ucbspec")
+    for _ in range(8):
+        for seq in (1, 2, 3):
+            cluster.round(seq, {"a": 0.2, "b": 0.9, "c": 0.4}, drafter="c")
+    told = cluster.update()
+    rows = {seq: dict(zip(told.drafters, told.sequences[seq].tolist(), strict=True)) for seq in (1, 2, 3)}
+    assert rows[1]["b"] > 0.9  # learns from scores
+    assert rows[2] == {"a": 0.0, "b": 0.0, "c": 1.0}  # eight turns of three
+    assert rows[3] == {"a": 1.0, "b": 0.0, "c": 0.0}  # a bandit: c has played, a and b have not
+    cluster.open(4)
+    assert cluster.weights(4)["b"] > 0.9  # what all of them taught
+    assert not cluster.selector.counts["sequences_of_unknown_policy"]
+
+
+@pytest.mark.parametrize("name", ["fixed", "no-such-policy"])
+def test_a_policy_that_is_none_is_counted_and_the_clusters_own_chooses(name: str) -> None:
+    cluster = Cluster("a", "b", policy="uniform")
+    cluster.open(1, policy=name)
+    assert cluster.weights(1) == {"a": 0.5, "b": 0.5}
+    assert cluster.selector.counts["sequences_of_unknown_policy"] == 1
+
+
+def test_a_bandit_hears_of_a_drafter_that_had_nothing_to_offer() -> None:
+    cluster = Cluster("mute", "other", policy="ucbspec_tuned")
+    cluster.open(1)
+    assert cluster.weights(1)["mute"] == 1.0
+    cluster.report(rounds=[SequenceRound(1, 11, "mute", 0, 0)])
+    assert cluster.weights(1)["other"] == 1.0
+    assert cluster.selector.snapshot().plain_rounds == 1
+
+
+def test_metasd_hears_the_played_drafters_gammas_when_they_come() -> None:
+    """Both drafters played one round, of which the scores come late and in another order; those of a drafter that did
+    not play, or of positions that nobody drafted, are not rewards."""
+    cluster = Cluster("a", "b", policy="metasd_ucb")
+    cluster.open(1, prompt=10)
+    cluster.report(rounds=[SequenceRound(1, 13, "a", K, 2), SequenceRound(1, 14, "b", K, 0)])
+    scores = {("b", 13): [0.9], ("a", 12): [0.4], ("a", 10): [0.3, 0.2], ("b", 10): [0.0, 0.0, 0.0], ("a", 13): [1.0]}
+    for (name, start), gammas in scores.items():
+        cluster.selector.scores(name, [Score(1, start, np.array(gammas, dtype=np.float32))])
+    assert cluster.weights(1) == {"a": 0.0, "b": 1.0}  # 0.9 against 0.3
+
+
+def test_rounds_whose_scores_never_come_do_not_hold_up_later_ones() -> None:
+    cluster = Cluster("a", "b", policy="metasd_ucb")
+    cluster.open(1, prompt=10)
+    cluster.report(rounds=[SequenceRound(1, 13, "a", K, 2), SequenceRound(1, 16, "b", K, 2)])
+    cluster.committed[1] = 16
+    cluster.round(1, {"b": 0.1}, step=2 * K + C)  # the first round's positions are released unheard
+    cluster.round(1, {"a": 0.9, "b": 0.1}, drafter="a")
+    cluster.round(1, {"a": 0.9, "b": 0.1}, drafter="b")
+    assert cluster.weights(1) == {"a": 1.0, "b": 0.0}
 
 
 def measured(*draft_ms: float, verify_ms: float = 20.0) -> RoundCost:
