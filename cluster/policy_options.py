@@ -54,7 +54,7 @@ class UcbSpecOptions(Settings):
 class TunedUcbSpecOptions(UcbSpecOptions):
     """Of `ucbspec_tuned`."""
 
-    coefficient: float = Field(0.1, ge=0, description="of the confidence term; 1 is the published formula")
+    coefficient: float = Field(0.15, ge=0, description="of the confidence term; 1 is the published formula")
 
 
 class MetaSdOptions(Settings):
