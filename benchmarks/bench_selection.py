@@ -52,7 +52,7 @@ _SOONER = (
 REASONS = {
     "normalhedge": _SOONER,
     "follow_the_leader": _SOONER,
-    "hedge": f"better here than it was; half the rate lies nearer (`{HALF_RATE}`), so the earlier one was likely lower.",
+    "hedge": f"better here than it was; half the rate lies nearer (`{HALF_RATE}`): the earlier one was likely lower.",
 }
 SCENARIOS = {  # drafters, tokens, segments
     "7 drafters, 128 tokens": (7, 128, 1),

@@ -30,9 +30,9 @@ from paceline.cluster.gamma_ring import GammaRing
 from paceline.cluster.learner import Bools, Floats, Pending, Rows
 from paceline.cluster.membership import Membership
 from paceline.cluster.policy import build_policy
-from paceline.cluster.request_log import RequestLog
 from paceline.cluster.policy_base import Played
 from paceline.cluster.policy_options import REQUEST_POLICIES
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.round_cost import RoundCost, RoundLoss
 
 logger = logging.getLogger(__name__)

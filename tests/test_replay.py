@@ -138,12 +138,17 @@ def test_what_a_drafter_did_not_score_it_cannot_play(generator: np.random.Genera
 
 
 def test_priors_go_from_request_to_request_of_a_route(generator: np.random.Generator) -> None:
-    """Replayed through the selector itself: a request begins with what the route's others taught."""
-    gammas = [{"a": greedy(generator, 0.3, 40), "b": greedy(generator, 0.95, 40)} for _ in range(12)]
+    """Replayed through the selector itself: a request begins with what the route's others taught.
+
+    Short ones, since within a request the first round's scores already tell.
+    """
+    rates = {"a": 0.2, "b": 0.95, "c": 0.2, "d": 0.2, "e": 0.2}
+    gammas = [{name: greedy(generator, rate, 16) for name, rate in rates.items()} for _ in range(30)]
     sequences = [played(item, "a", request=f"r{number}", route="x") for number, item in enumerate(gammas)]
     together = run_replay(sequences, ["normalhedge"], length="4").policies[0]
     alone = [run_replay([sequence], ["normalhedge"], length="4").policies[0] for sequence in sequences]
-    assert sum(together.rounds) < 0.9 * sum(outcome.rounds[0] for outcome in alone)
+    wrong = sum(together.by_drafter[name] for name in "acde")
+    assert wrong < 0.5 * sum(outcome.by_drafter[name] for outcome in alone for name in "acde")
 
 
 def test_lines_are_robust_and_never_fall() -> None:
@@ -188,14 +193,14 @@ def test_the_command_prints_draws_and_ends_with_json(
 
 
 def test_settings_come_from_a_file(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With no memory of a sequence's own losses and no prior, the learner stays where it began."""
+    """With no memory and no prior a learner has only what is not released yet, and does worse."""
     settings = tmp_path / "cluster.yaml"
     settings.write_text("selector: {discount: 0.000001, prior_weight: 0}\n")
     found: list[float] = []
     for more in ([], ["--config", str(settings)]):
         assert main(["replay", str(recording), "--length", "4", "--json", *more]) == 0
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1])["policies"][0]["tokens_per_s"])
-    assert found[1] < 0.95 * found[0]
+    assert found[1] < found[0]
 
 
 @pytest.mark.parametrize(
