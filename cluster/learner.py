@@ -88,28 +88,18 @@ class Learner(ABC):
         return self._law(rows, regret, mass, available)
 
     def learn(self, rows: Rows, losses: Floats) -> None:
-        """Give each of `rows` (none twice) the losses of its next position.
+        """Give rows the losses of their next positions. Several of one row are all met with the weights it has now.
 
         Args:
-            rows: [rows].
-            losses: [rows, drafters] in [0, 1]; NaN where the drafter sleeps. A row that is all NaN changes nothing.
+            rows: [positions]; whose each is. A row may come several times.
+            losses: [positions, drafters] in [0, 1]; NaN where the drafter sleeps. What is all NaN changes nothing.
         """
-        rows, gained, awake = self._gained(rows, losses)
-        self._regret[rows] = self._discount * self._regret[rows] + gained
-        self._mass[rows] = self._discount * self._mass[rows] + self._massed(gained, awake.astype(np.float64))
-
-    def learn_many(self, row: int, losses: Floats) -> None:
-        """Give one row several positions at once, under the weights it has now.
-
-        Args:
-            row: The learner.
-            losses: [positions, drafters] in [0, 1]; NaN where the drafter sleeps.
-        """
-        rows, gained, awake = self._gained(np.full(len(losses), row, dtype=np.intp), losses)
-        keep = self._discount ** len(rows)
-        self._regret[row] = keep * self._regret[row] + gained.sum(axis=0)
+        entries, gained, awake = self._gained(rows, losses)
         massed = self._massed(gained, awake.astype(np.float64))
-        self._mass[row] = keep * self._mass[row] + massed.sum(axis=0)
+        rows, place, counts = np.unique(entries, return_inverse=True, return_counts=True)
+        keep = self._discount ** counts[:, None]
+        self._regret[rows] = keep * self._regret[rows] + summed(gained, place, len(rows))
+        self._mass[rows] = keep * self._mass[rows] + summed(massed, place, len(rows))
 
     def _gained(self, rows: Rows, losses: Floats) -> tuple[Rows, Floats, Bools]:
         """The rows that heard anything, the regret each position adds, and who was awake."""
@@ -127,6 +117,13 @@ class Learner(ABC):
     @abstractmethod
     def _law(self, rows: Rows, regret: Floats, mass: Floats, available: Bools) -> Floats:
         """Weights [rows, drafters] from the state, over `available`; a row of zeros where nothing is."""
+
+
+def summed(values: Floats, place: Rows, count: int) -> Floats:
+    """The sum [count, columns] of the rows of values [entries, columns] that go to each place [entries]."""
+    total: Floats = np.zeros((count, values.shape[1]))
+    np.add.at(total, place, values)
+    return total
 
 
 def normalised(weights: Floats, available: Bools) -> Floats:

@@ -40,10 +40,10 @@ class Policy(ABC):
         """The row's sequence ended."""
 
     def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:  # noqa: B027
-        """Each of `rows` (none twice) released one position: losses [rows, drafters] in [0, 1], NaN where a drafter
-        sleeps.
+        """Positions were released, one entry each: whose they are [positions], and losses [positions, drafters] in
+        [0, 1], NaN where a drafter sleeps. A row may come several times, its positions in order.
 
-        `allowed` [rows, drafters] tells which drafters the sequence may use at all.
+        `allowed` [positions, drafters] tells which drafters the sequence may use at all.
         """
 
     def played(self, rows: Rows, played: Played) -> None:  # noqa: B027

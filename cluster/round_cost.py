@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from paceline.actors.messages import DraftTiming
-from paceline.cluster.learner import Bools, Floats, Rows
+from paceline.cluster.learner import Bools, Floats, Rows, summed
 
 WARM_UP = 2  # first measurements of each kind that do not count: caches fill, kernels compile
 WINDOW = 32  # measurements remembered
@@ -150,14 +150,16 @@ class RoundLoss:
         self._sum[row] = np.where(np.isnan(eal), 0.0, RATE_START * eal)
 
     def losses(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:
-        """Losses [rows, drafters] of one released position per row (none twice); NaN where EAL is NaN.
+        """Losses [positions, drafters] of released positions, of whose row each is; NaN where EAL is NaN.
 
-        `allowed` [rows, drafters]: the drafters among which a sequence's best is looked for.
+        `allowed` [positions, drafters]: the drafters among which a sequence's best is looked for.
         """
         heard = ~np.isnan(eal)
-        keep = np.where(heard, 1.0 - 1.0 / RATE_MEMORY, 1.0)
-        self._sum[rows] = keep * self._sum[rows] + np.where(heard, eal, 0.0)
-        self._count[rows] = keep * self._count[rows] + heard
+        distinct, place = np.unique(rows, return_inverse=True)
+        counts = summed(heard.astype(np.float64), place, len(distinct))
+        keep = (1.0 - 1.0 / RATE_MEMORY) ** counts
+        self._sum[distinct] = keep * self._sum[distinct] + summed(np.where(heard, eal, 0.0), place, len(distinct))
+        self._count[distinct] = keep * self._count[distinct] + counts
         return self.expected(rows, eal, allowed)
 
     def expected(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:

@@ -37,6 +37,7 @@ from paceline.cluster.round_cost import RoundCost, RoundLoss
 
 logger = logging.getLogger(__name__)
 
+LEARN_TOGETHER = 16  # positions of a sequence that meet the same weights: a fraction of what a learner remembers
 _ROUNDING = 1e-3  # a gamma this far outside [0, 1] is rounding in the drafter's sums, not a lie
 
 
@@ -349,16 +350,18 @@ class Selector:
         return ""
 
     def _learn(self, released: dict[int, list[Floats]]) -> None:
-        """Learn position by position, since weights change with each, and all sequences at once.
+        """Learn all sequences at once, and some positions of each, since an update costs the same for one as for many.
 
         A sequence that was evicted meanwhile has no learner any more.
         """
         released = {seq: eal for seq, eal in released.items() if seq in self._sequences}
-        for step in range(max(map(len, released.values()), default=0)):
-            seqs = [seq for seq, eal in released.items() if len(eal) > step]
-            rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
+        for start in range(0, max(map(len, released.values()), default=0), LEARN_TOGETHER):
+            blocks = {seq: eal[start : start + LEARN_TOGETHER] for seq, eal in released.items() if len(eal) > start}
+            rows = np.repeat(
+                np.array([self._sequences[seq].row for seq in blocks], dtype=np.intp), [len(b) for b in blocks.values()]
+            )
             allowed = self._allowed[rows]
-            losses = self._loss.losses(rows, np.array([released[seq][step] for seq in seqs]), allowed)
+            losses = self._loss.losses(rows, np.array([eal for block in blocks.values() for eal in block]), allowed)
             self._policy.learn(rows, losses, allowed)
 
     def _count(self, reason: str, amount: int) -> None:

@@ -64,7 +64,7 @@ class SharedPrior:
         return weights
 
     def _learn(self, row: int, losses: Floats) -> None:
-        self._learners.learn_many(row, losses)
+        self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses)
         self._positions[row] = (1.0 - 1.0 / PRIOR_MEMORY) ** len(losses) * self._positions[row] + len(losses)
 
     def _row(self, route: str) -> int:

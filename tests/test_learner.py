@@ -69,7 +69,7 @@ def test_zero_information_changes_nothing(kind: type[Learner]) -> None:
     learner.learn(ROW, np.array([[0.2, 0.6, 0.4, 0.5]]))
     before, regret = weights(learner, 4), learner.regret(0)
     learner.learn(ROW, np.full((1, 4), np.nan))  # nobody was awake
-    learner.learn_many(0, np.full((3, 4), np.nan))
+    learner.learn(np.zeros(3, dtype=np.intp), np.full((3, 4), np.nan))
     nothing = Pending(np.full((1, 4), np.nan), np.zeros((1, 4)))
     assert learner.regret(0).tolist() == regret.tolist()
     assert learner.weights(ROW, np.ones((1, 4), dtype=bool), nothing)[0].tolist() == before.tolist()
@@ -197,7 +197,7 @@ def test_adanormalhedge_does_not_overflow() -> None:
     for _ in range(6000):
         learner.learn(ROW, np.array([[0.0, 1.0]]))
     learner.reset(0, None)
-    learner.learn_many(0, np.tile([0.0, 1.0], (20_000, 1)))
+    learner.learn(np.zeros(20_000, dtype=np.intp), np.tile([0.0, 1.0], (20_000, 1)))
     assert weights(learner, 2).tolist() == [1.0, 0.0]
 
 
