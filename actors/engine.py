@@ -22,6 +22,7 @@ from paceline.actors.draft_length import DraftLength
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import SequenceOpened
+from paceline.actors.pace import Pace
 from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.round import speculative_round
 from paceline.actors.round_setup import Setup
@@ -83,8 +84,17 @@ class Engine:
         self._limits = limits
         self._chance = chance or Random()
         lengths = DraftLength() if limits.adapt_length else None
+        self.pace = Pace()
         self._setup = Setup(
-            model, pool, board, lengths, limits.max_draft, limits.max_prefill, self._chance, limits.report_tokens
+            model,
+            pool,
+            board,
+            lengths,
+            limits.max_draft,
+            limits.max_prefill,
+            self._chance,
+            self.pace,
+            limits.report_tokens,
         )
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
         self._changed = threading.Condition()

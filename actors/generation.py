@@ -26,6 +26,7 @@ class Generation:
         policy: Who chooses among the drafters; empty means the cluster's policy.
         route: Statistics are shared by requests of one route.
         streamed: Whether each round's tokens are wanted at once; else they may be handed over several rounds at a time.
+        show_weights: Whether each chunk tells the weights by which its drafter was drawn.
         caller: Name of the actor that reads it, which may die without saying so; empty where nobody can.
     """
 
@@ -41,6 +42,7 @@ class Generation:
     route: str = ""
     streamed: bool = True
     caller: str = ""
+    show_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Chunk:
     `drafter` is empty for a plain round; `drafted` counts tokens that were verified and `accepted` those kept, so
     `token_ids` holds `accepted + 1` ids unless the text ended inside them. `stop` ends with the stop id itself.
     `cached` counts the prompt tokens whose keys and values were there before the sequence began.
+    `weights` are those by which the drafter was drawn, where the generation asks for them.
     """
 
     token_ids: list[int]
@@ -58,3 +61,4 @@ class Chunk:
     drafted: int = 0
     accepted: int = 0
     cached: int = 0
+    weights: dict[str, float] | None = None

@@ -43,6 +43,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     # choose: an arm per sequence, from the newest weights this target holds
     with span("choose"):
         told = board.weights_number
+        weights = {s.seq: dict(board.weights(s.seq)) for s in ready if s.generation.show_weights}
         usable = pool.usable()
         arms = choose_arms(ready, setup, usable)
 
@@ -81,7 +82,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     rounds = []
     for sequence, verdict, length in zip(ready, verdicts, lengths, strict=True):
         drafter = arms[sequence.seq].drafter if length else ""
-        chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length)
+        chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length, weights.get(sequence.seq))
         sequence.carried = carry(drafter, whole[sequence.seq], chunk.token_ids) if length else None
         if sequence.generation.speculate:
             rounds.append(_round(sequence, chunk, arms.get(sequence.seq), asked_seqs, setup.report_tokens))
@@ -94,9 +95,11 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         pool.commit([s for s in ready if s.generation.speculate])
         wait_ms, round_ms = (verifying - asking) * 1e3, (ended - began) * 1e3
         board.played(rounds, timings, verify_ms, positions, RoundContext(wait_ms, round_ms, told))
+    tokens = sum(len(verdict.tokens) for verdict in verdicts)
     if setup.lengths is not None and not prefill:
-        tokens = sum(len(verdict.tokens) for verdict in verdicts)
         setup.lengths.timed(timings, verify_ms, positions, tokens, (ended - began) * 1e3)
+    if not prefill:
+        setup.pace.ran(len(ready), tokens, (time.perf_counter() - began) * 1e3, plain=not arms)
     return [chunks.get(s.seq) for s in batch]
 
 
@@ -120,9 +123,9 @@ def _round(sequence: Sequence, chunk: Chunk, arm: Arm | None, asked: Collection[
     )
 
 
-def _commit(sequence: Sequence, verdict: Verdict, drafter: str, length: int) -> Chunk:
+def _commit(sequence: Sequence, verdict: Verdict, drafter: str, length: int, weights: dict[str, float] | None) -> Chunk:
     """Append the verdict's tokens and roll the target's cache back to all of them but the last."""
     kept = sequence.append(verdict.tokens, verdict.laws)
     sequence.cache.truncate(len(sequence.tokens) - 1)
     accepted = min(verdict.accepted, len(kept))
-    return Chunk(kept, sequence.finished, drafter, length, accepted, sequence.cached_tokens)
+    return Chunk(kept, sequence.finished, drafter, length, accepted, sequence.cached_tokens, weights)

@@ -7,6 +7,7 @@ from random import Random
 
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.draft_length import DraftLength
+from paceline.actors.pace import Pace
 from paceline.actors.ports import DrafterPool, WeightsBoard
 
 
@@ -24,4 +25,5 @@ class Setup:
     max_draft: int
     max_prefill: int
     chance: Random
+    pace: Pace
     report_tokens: bool = False

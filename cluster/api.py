@@ -20,14 +20,17 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from paceline.actors.errors import NotReady, PacelineError, RequestError
+from paceline.cluster.activity import Activity
 from paceline.cluster.backend import Backend
 from paceline.cluster.body_limit import BodyLimit
 from paceline.cluster.completion import Completion
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.dashboard_pages import DashboardPages
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
 from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
 from paceline.cluster.json_body import check_media_type, parse_object
+from paceline.cluster.live_feed import LiveFeed
 from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
 from paceline.cluster.request_plan import Planner
@@ -60,8 +63,15 @@ def create_api(
         stop_ids: Token ids that end a text.
     """
     api = FastAPI(title="paceline", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    activity = Activity()
     endpoints = _Endpoints(
-        backend, tokenizer, Planner(tokenizer, config, model_name, max_context, stop_ids), model_name, max_context
+        backend,
+        tokenizer,
+        Planner(tokenizer, config, model_name, max_context, stop_ids),
+        model_name,
+        max_context,
+        activity,
+        LiveFeed(backend, activity, config, model_name),
     )
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
     for path, method, endpoint in (
@@ -70,6 +80,7 @@ def create_api(
         ("/v1/models", "GET", endpoints.models),
         ("/v1/models/{name:path}", "GET", endpoints.model),
         ("/v1/paceline/status", "GET", endpoints.status),
+        ("/v1/paceline/live", "GET", endpoints.live),
         ("/v1/paceline/trace", "GET", endpoints.trace),
         ("/v1/paceline/requests", "GET", explain.requests),
         ("/v1/paceline/requests/{id}", "GET", explain.request),
@@ -77,6 +88,7 @@ def create_api(
         ("/health", "GET", endpoints.health),
     ):
         api.add_api_route(path, _guarded(endpoint), methods=[method], response_model=None)
+    DashboardPages().add_to(api)
     api.add_exception_handler(HTTPException, _refused)
     api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)
     return api
@@ -84,12 +96,21 @@ def create_api(
 
 class _Endpoints:
     def __init__(
-        self, backend: Backend, tokenizer: ChatTokenizer, planner: Planner, model_name: str, max_context: int
+        self,
+        backend: Backend,
+        tokenizer: ChatTokenizer,
+        planner: Planner,
+        model_name: str,
+        max_context: int,
+        activity: Activity,
+        feed: LiveFeed,
     ) -> None:
         self._backend = backend
         self._tokenizer = tokenizer
         self._planner = planner
         self._model_name = model_name
+        self._activity = activity
+        self._feed = feed
         self._card = {
             "id": model_name,
             "object": "model",
@@ -124,6 +145,10 @@ class _Endpoints:
     async def status(self, _: Request) -> Response:
         return JSONResponse(asdict(await self._backend.status()))
 
+    async def live(self, request: Request) -> Response:
+        messages = self._feed.watch()
+        return EventStream(await while_connected(request.receive, _first(messages)), messages)
+
     async def trace(self, request: Request) -> Response:
         text = request.query_params.get("seconds", "5")
         try:
@@ -145,7 +170,7 @@ class _Endpoints:
             include_ids=body.return_token_ids,
         )
         plan = await self._planner.plan(body, writer.id)
-        completion = Completion(self._backend, self._tokenizer.decode, plan, writer)
+        completion = Completion(self._backend, self._tokenizer.decode, plan, writer, self._activity)
         if not body.stream:
             return JSONResponse(await while_connected(request.receive, completion.whole()))
         events = completion.events()

@@ -59,6 +59,24 @@ class ClusterStatus:
     waiting: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What changes from second to second, as one target replica knows it without asking anyone.
+
+    `decode_ms` and `plain_ms` only grow while the replica lives: the time of its rounds, and what plain decoding would
+    have taken for their tokens (`paceline.actors.pace`). `weights` are those of a new sequence.
+    """
+
+    replica: str
+    running: int
+    waiting: int
+    usable: tuple[str, ...]
+    weights: dict[str, float]
+    decode_ms: float = 0.0
+    plain_ms: float = 0.0
+    plain_round_ms: float = 0.0
+
+
 class Backend(Protocol):
     """The cluster, as the HTTP endpoint sees it."""
 
@@ -93,6 +111,10 @@ class Backend(Protocol):
         Raises:
             NotReady: the selector does not answer.
         """
+        ...
+
+    async def pulse(self) -> Pulse | None:
+        """The target now, at the price of one call; None where it does not answer within a second."""
         ...
 
     async def status(self) -> ClusterStatus:

@@ -12,13 +12,15 @@ from typing import Any, cast
 
 from paceline.actors.errors import EngineError
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.activity import Activity
 from paceline.cluster.backend import Backend
 from paceline.cluster.interleave import interleave
-from paceline.cluster.openai_replies import Choice, Delta, FinalReason, ReplyWriter, Usage
+from paceline.cluster.openai_replies import Choice, Delta, FinalReason, ReplyWriter, RoundDetail, Usage
 from paceline.cluster.request_plan import Plan
 from paceline.cluster.speculation_report import SpeculationReport
 from paceline.cluster.stop_strings import StopStrings
 from paceline.cluster.text_stream import TextStream
+from paceline.cluster.token_pieces import TokenPieces
 
 
 class Completion:
@@ -29,13 +31,22 @@ class Completion:
         decode: Text of a list of ids, without special tokens.
         plan: What to generate.
         writer: Writes the reply.
+        activity: Is told of every round.
     """
 
-    def __init__(self, backend: Backend, decode: Callable[[list[int]], str], plan: Plan, writer: ReplyWriter) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        decode: Callable[[list[int]], str],
+        plan: Plan,
+        writer: ReplyWriter,
+        activity: Activity,
+    ) -> None:
         self._backend = backend
         self._decode = decode
         self._plan = plan
         self._writer = writer
+        self._activity = activity
         self._report = SpeculationReport()
         self._completion_tokens = 0
         self._cached_tokens: dict[int, int] = {}  # by choice
@@ -80,20 +91,23 @@ class Completion:
                 yield delta
 
     async def _choice(self, index: int, generation: Generation) -> AsyncGenerator[Delta]:
-        reader = _ChoiceReader(index, generation.stop_ids, self._decode, self._plan.stops)
+        reader = _ChoiceReader(index, generation.stop_ids, self._decode, self._plan)
         last: Delta | None = None
         # The protocol promises an iterator; those that can be closed early are generators.
         chunks = cast("AsyncGenerator[Chunk]", self._backend.generate(generation))
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                self._report.add(chunk)
-                if self._is_first_of_its_prompt(index):
-                    self._cached_tokens[index] = min(chunk.cached, len(generation.prompt))  # not a resumed answer's
-                delta = reader.read(chunk)
-                if delta.finish_reason is not None:
-                    last = delta
-                    break
-                yield delta
+        with self._activity.watch(generation) as watched:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    self._report.add(chunk)
+                    if self._is_first_of_its_prompt(index):
+                        self._cached_tokens[index] = min(chunk.cached, len(generation.prompt))  # not a resumed answer's
+                    delta = reader.read(chunk)
+                    watched.round(chunk, len(delta.token_ids))
+                    if delta.finish_reason is not None:
+                        watched.ended(delta.finish_reason)
+                        last = delta
+                        break
+                    yield delta
         if last is None:
             raise EngineError(f"{generation.request_id}: the generation ended without a reason")
         yield last  # after the sequence was freed, so that whoever sees the end finds the target free
@@ -113,14 +127,15 @@ class Completion:
 class _ChoiceReader:
     """Turns one choice's chunks into deltas."""
 
-    def __init__(
-        self, index: int, stop_ids: frozenset[int], decode: Callable[[list[int]], str], stops: tuple[str, ...]
-    ) -> None:
+    def __init__(self, index: int, stop_ids: frozenset[int], decode: Callable[[list[int]], str], plan: Plan) -> None:
         self._index = index
         self._stop_ids = stop_ids
         self._text = TextStream(decode)
-        self._cut = StopStrings(stops)
-        self._step = 1 if stops else None  # with stops, ids are read one by one to know which one completes a stop
+        self._cut = StopStrings(plan.stops)
+        self._pieces = TokenPieces() if plan.detail else None
+        # With stops or pieces, ids are read one by one to know which one completes a stop or a character.
+        self._step = 1 if plan.stops or plan.detail else None
+        self._read = 0  # tokens before the next chunk
 
     def read(self, chunk: Chunk) -> Delta:
         """The chunk's delta.
@@ -136,13 +151,26 @@ class _ChoiceReader:
         text, read = "", 0
         step = self._step or max(len(shown), 1)
         while read < len(shown) and not self._cut.matched:
-            text += self._cut.push(self._text.push(shown[read : read + step]))
+            text += self._passed(read, self._text.push(shown[read : read + step]))
             read += step
         reason: FinalReason | None = chunk.finish_reason
         if reason is not None and not self._cut.matched:
-            text += self._cut.push(self._text.flush()) + self._cut.flush()
+            text += self._passed(len(shown) - 1, self._text.flush(), last=True)
         elif self._cut.matched:
             ids = ids[:read]
         if self._cut.matched:
             reason = "stop"
-        return Delta(self._index, text, ids, reason, chunk.drafter, chunk.drafted, chunk.accepted)
+        detail = None
+        if self._pieces is not None:
+            detail = RoundDetail(self._read, ids, self._pieces.take(), chunk.weights)
+        self._read += len(ids)
+        return Delta(self._index, text, ids, reason, chunk.drafter, chunk.drafted, chunk.accepted, detail)
+
+    def _passed(self, place: int, decoded: str, *, last: bool = False) -> str:
+        """What is certain once the chunk's token at `place` was decoded."""
+        released = self._cut.push(decoded)
+        if last:
+            released += self._cut.flush()
+        if self._pieces is not None:
+            self._pieces.add(self._read + place, len(decoded), released)
+        return released

@@ -22,7 +22,7 @@ from paceline.actors.model_facts import eos_ids, max_positions
 from paceline.actors.model_source import resolve
 from paceline.actors.tracer import TRACER
 from paceline.cluster.api import create_api
-from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
+from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.tokenizer import ChatTokenizer
@@ -104,6 +104,11 @@ class RayBackend:
         """See `Backend`."""
         newest: RequestList = await _of_the_selector(self._fleet.requests.remote(limit))
         return newest
+
+    async def pulse(self) -> Pulse | None:
+        """See `Backend`."""
+        pulse: Pulse | None = await _within(self._target.pulse.remote())
+        return pulse
 
     async def status(self) -> ClusterStatus:
         """Ask the target, the fleet and the selector, side by side."""

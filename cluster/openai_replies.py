@@ -8,10 +8,27 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from paceline.cluster.token_pieces import Piece
+
 FinalReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDetail:
+    """What a request with `paceline.detail` is told of a round, beside who drafted.
+
+    The round's tokens are `start`, `start` + 1, ..., counted from the answer's first; the first `accepted` of them are
+    the drafter's, the others the target's own. `pieces` joined are the event's text: each is a token and characters of
+    it, which may have been held back since an earlier round.
+    """
+
+    start: int
+    token_ids: list[int]
+    pieces: list[Piece]
+    weights: dict[str, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +42,7 @@ class Delta:
     drafter: str
     drafted: int
     accepted: int
+    detail: RoundDetail | None = None
 
 
 @dataclass(slots=True)
@@ -94,7 +112,13 @@ class ReplyWriter:
         else:
             body = {"text": delta.text}
         choice = self._choice(delta.index, body, delta.finish_reason, delta.token_ids)
-        vendor = {"drafter": delta.drafter or None, "accepted": delta.accepted, "drafted": delta.drafted}
+        vendor: dict[str, Any] = {
+            "drafter": delta.drafter or None,
+            "accepted": delta.accepted,
+            "drafted": delta.drafted,
+        }
+        if delta.detail is not None:
+            vendor |= asdict(delta.detail)
         document = self._head(self._event_kind) | {"choices": [choice], "paceline": vendor}
         if self._include_usage:
             document["usage"] = None

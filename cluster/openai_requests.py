@@ -109,6 +109,7 @@ class PacelineOptions(_Strict):
     policy: str | None = Field(None, description="who chooses among the drafters, instead of the cluster's policy")
     enabled: bool = Field(True, description="false decodes plainly")
     max_draft: int | None = Field(None, ge=1, le=64, description="most tokens drafted per round")
+    detail: bool = Field(False, description="each event of a stream tells the text of each token, and the weights")
 
     def check_policy(self) -> None:
         """See that a policy is named that can choose.
@@ -161,6 +162,8 @@ class OpenAIRequest(_Strict):
         """
         if self.stream_options is not None and not self.stream:
             raise RefusedRequest("stream_options: goes with `stream: true`, and only with it", "stream_options")
+        if self.paceline.detail and not self.stream:
+            raise RefusedRequest("paceline.detail: goes with `stream: true`, and only with it", "paceline.detail")
         if not self.paceline.enabled:
             for name in ("drafter", "policy", "max_draft"):
                 if (value := getattr(self.paceline, name)) is not None:

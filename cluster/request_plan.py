@@ -26,6 +26,7 @@ class Plan:
     stops: tuple[str, ...]
     prompt_tokens: int
     include_usage: bool
+    detail: bool
 
 
 class Planner:
@@ -97,9 +98,12 @@ class Planner:
                         route=request.user,
                         # Stop strings are found in the text, by us: the sooner, the less is generated in vain.
                         streamed=request.stream or bool(request.stop),
+                        show_weights=request.paceline.detail,
                     )
                 )
-        return Plan(generations, tuple(request.stop), sum(map(len, prompts)), request.include_usage)
+        return Plan(
+            generations, tuple(request.stop), sum(map(len, prompts)), request.include_usage, request.paceline.detail
+        )
 
     def _allowed(self, drafter: str | None) -> tuple[str, ...]:
         if drafter is None:

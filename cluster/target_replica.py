@@ -31,6 +31,7 @@ from paceline.actors.model_source import resolve
 from paceline.actors.session_pool import SessionPool
 from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
+from paceline.cluster.backend import Pulse
 from paceline.cluster.caller_watch import CallerWatch
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.engine_limits import engine_limits, feature_layers, kv_tokens
@@ -38,6 +39,7 @@ from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
 
+_NO_SEQUENCE = -1  # has no weights of its own, and so those of a new one
 HOLD_S = 0.2  # that chunks of an answer nobody reads along are gathered: each hand-over costs two processes 2 ms
 
 
@@ -52,9 +54,10 @@ class TargetReplica:
         self._settings = ClusterConfig.model_validate(config)
         network, speculation = self._settings.network, self._settings.speculation
         context = serve.get_replica_context()
+        self._name = context.replica_id.unique_id
         self._board = WeightsLink(
             selector_resolver(selector_name(self._settings), namespace(context.app_name)),
-            context.replica_id.unique_id,
+            self._name,
             default_drafter=speculation.default_drafter or next((d.name for d in self._settings.drafters), None),
             token=network.token,
             max_message_bytes=network.max_message_bytes,
@@ -117,6 +120,20 @@ class TargetReplica:
             "waiting": self._engine.waiting,
             "usable": self._pool.connected(),
         }
+
+    def pulse(self) -> Pulse:
+        """What the dashboard shows each second."""
+        pace = self._engine.pace.count
+        return Pulse(
+            replica=self._name,
+            running=self._engine.running,
+            waiting=self._engine.waiting,
+            usable=tuple(self._pool.connected()),
+            weights=dict(self._board.weights(_NO_SEQUENCE)),
+            decode_ms=pace.decode_ms,
+            plain_ms=pace.plain_ms,
+            plain_round_ms=pace.plain_round_ms,
+        )
 
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""

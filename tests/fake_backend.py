@@ -24,7 +24,7 @@ from paceline.actors.errors import NotReady
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.tracer import Span
 from paceline.cluster.api import create_api
-from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState
+from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig, parse_config
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.request_log import RequestLog
@@ -131,6 +131,13 @@ class FakeBackend:
         if self.log is None:
             raise NotReady("the selector does not answer")
         return self.log.newest(limit)
+
+    async def pulse(self) -> Pulse | None:
+        if not self.ready:
+            return None
+        running = len(self.running)
+        rounds = 10.0 * len(self.ended)  # of 10 ms each; plain decoding would take 15
+        return Pulse("fake", running, 0, ("ngram",), {"ngram": 0.75, "suffix": 0.25}, rounds, 1.5 * rounds, 10.0)
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(

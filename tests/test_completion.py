@@ -7,6 +7,7 @@ from pathlib import Path
 from fake_backend import FakeBackend, make_tokenizer
 
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.activity import Activity
 from paceline.cluster.completion import Completion
 from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.request_plan import Plan
@@ -22,8 +23,8 @@ async def test_the_id_that_ends_a_text_is_counted_and_never_shown_even_where_it_
 
     async def reply(chunk: Chunk) -> tuple[str, int]:
         writer = ReplyWriter(chat=False, model="m", include_usage=False, include_ids=False)
-        plan = Plan([generation], (), 1, include_usage=False)
-        document = await Completion(FakeBackend(lambda _: [chunk]), tokenizer.decode, plan, writer).whole()
+        plan = Plan([generation], (), 1, include_usage=False, detail=False)
+        document = await Completion(FakeBackend(lambda _: [chunk]), tokenizer.decode, plan, writer, Activity()).whole()
         return document["choices"][0]["text"], document["usage"]["completion_tokens"]
 
     assert await reply(Chunk(ids, "stop")) == ("a;b", len(ids))

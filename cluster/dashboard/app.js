@@ -1,0 +1,147 @@
+// The page: the feed's messages go to the panels and charts, the link's state to the header. Everything is drawn from
+// what the server says; the page itself measures nothing.
+import { onKey } from "./api.js";
+import { LineChart, ShareChart } from "./charts.js";
+import { Feed } from "./feed.js";
+import { History } from "./history.js";
+import { learn, names } from "./palette.js";
+import { showAcceptance, showActors, showDrafters, showRequests, showTiles } from "./panels.js";
+import { Playground } from "./playground.js";
+
+const $ = (id) => document.getElementById(id);
+const IDLE = "Nothing ran in this time.";
+const history = new History();
+const playground = new Playground();
+const whole = (value) => `${Math.round(value)}`;
+const tenths = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
+let about = null;
+let state = null;
+let server = null;
+
+const shares = new ShareChart($("share-chart"), IDLE);
+const rates = new LineChart($("rate-chart"), $("rate-keys"), {
+  unit: "tokens/s",
+  format: whole,
+  emptyText: IDLE,
+  lines: [
+    { name: "measured", colour: "--accent", kind: "filled" },
+    { name: "plain decoding would make", colour: "--muted", kind: "dashed" },
+  ],
+});
+const latencies = new LineChart($("latency-chart"), $("latency-keys"), {
+  unit: "ms",
+  format: tenths,
+  emptyText: "No stream ran in this time.",
+  lines: [
+    { name: "median", colour: "--accent", kind: "filled" },
+    { name: "p99", colour: "--warm", kind: "thin" },
+  ],
+});
+const queue = new LineChart($("queue-chart"), $("queue-keys"), {
+  unit: "requests",
+  format: whole,
+  counts: true,
+  emptyText: "Nothing ran while this page watched.",
+  lines: [
+    { name: "running", colour: "--accent", kind: "filled", stepped: true },
+    { name: "waiting", colour: "--warm", kind: "thin", stepped: true },
+  ],
+});
+
+function chosen(name) {
+  return document.querySelector(`input[name=${name}]:checked`).value;
+}
+
+function draw() {
+  if (!about || $("live").hidden) return;
+  const span = Number(chosen("range"));
+  const kind = chosen("kind");
+  const seconds = history.seconds(span);
+  const all = names();
+  $("share-title").textContent = kind === "share" ? "Who pulls now" : "What the selector thinks";
+  shares.update(seconds, all, history.shares(kind, seconds, all), kind === "share" ? "share of rounds" : "weight");
+  const rate = seconds.map((t) => (history.points.size ? history.rate(t) : null));
+  const plain = history.values(seconds, (point) => point.speed_up || null);
+  rates.update(seconds, [rate, rate.map((value, at) => (plain[at] && value ? value / plain[at] : null))]);
+  const wait = (place) => history.values(seconds, (point) => (point.token_ms ? point.token_ms[place] : null));
+  latencies.update(seconds, [wait(0), wait(1)]);
+  queue.update(seconds, [history.values(seconds, (point) => point.running), history.values(seconds, (point) => point.waiting)]);
+  showTiles(history);
+  showDrafters(history, state);
+  showAcceptance(history, span, about.max_draft);
+}
+
+function say(kind, text) {
+  $("state").dataset.state = kind;
+  if ($("state-text").textContent !== text) $("state-text").textContent = text;
+}
+
+function health(point) {
+  if (!point) return;
+  if (point.ready === false) say("lost", "no target");
+  else if (point.usable && !point.usable.length) say("plain", "plain decoding");
+  else if (state && !state.selector_up) say("plain", "ready, no selector");
+  else say("ready", "ready");
+}
+
+const feed = new Feed({
+  onHello(message) {
+    about = message;
+    state = message.state;
+    if (server !== null && server !== message.server) history.points.clear(); // another life of the server
+    server = message.server;
+    learn(message.drafters);
+    history.restart(message);
+    $("model").textContent = message.model;
+    $("model").title = `policy: ${message.policy}`;
+    playground.serve(message);
+    document.body.classList.remove("stale");
+    say(state && state.ready ? "ready" : "lost", state && state.ready ? "ready" : "no target");
+    if (state && state.ready && state.mode !== "speculation") say("plain", "plain decoding");
+    showActors(state);
+    showRequests(message.requests);
+    draw();
+  },
+  onTick(message) {
+    history.add(message.point);
+    if (message.state) {
+      state = message.state;
+      showActors(state);
+    }
+    if (message.requests) showRequests(message.requests);
+    health(message.point);
+    draw();
+  },
+  onLink(link) {
+    $("banner").hidden = link.state !== "lost";
+    if (link.state === "lost") {
+      document.body.classList.add("stale");
+      say("lost", "connection lost");
+      const text = about
+        ? `The connection is lost (${link.reason}). What you see is old.`
+        : `The server does not answer (${link.reason}).`;
+      if ($("banner-text").textContent !== text) $("banner-text").textContent = text;
+      $("retry").textContent = `Try now (by itself in ${link.inS} s)`;
+    } else if (link.state === "connecting") {
+      say("connecting", link.failures ? "reconnecting" : "connecting");
+    }
+  },
+});
+
+function showView() {
+  const wanted = location.hash === "#playground" ? "playground" : "live";
+  for (const view of document.querySelectorAll(".view")) view.hidden = view.id !== wanted;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.view === wanted) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = wanted === "live" ? "paceline" : "paceline playground";
+  draw();
+}
+
+addEventListener("hashchange", showView);
+for (const input of document.querySelectorAll("input[name=range], input[name=kind]")) input.addEventListener("change", draw);
+$("retry").addEventListener("click", () => feed.retry());
+onKey(() => feed.retry());
+showView();
+feed.run();
