@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -37,11 +37,20 @@ class LiveFeed:
         activity: What passed through this ingress.
         config: The cluster's settings.
         model_name: The one model that is served.
+        sleep: Waits for seconds.
     """
 
-    def __init__(self, backend: Backend, activity: Activity, config: ClusterConfig, model_name: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        activity: Activity,
+        config: ClusterConfig,
+        model_name: str,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._backend = backend
         self._activity = activity
+        self._sleep = sleep
         self._about = {
             "type": "hello",
             "server": secrets.token_hex(4),  # another one after a restart
@@ -94,19 +103,22 @@ class LiveFeed:
 
     async def _run(self) -> None:
         """A message each second, until nobody watches."""
-        seconds = 0
+        clock = self._activity.clock
+        seconds, at = 0, int(clock())  # the second that is not over
         self._pace.clear()
         while self._viewers:
-            now = self._activity.clock()
-            await asyncio.sleep(int(now) + 1 - now)
+            while (left_s := at + 1 - clock()) > 0:  # timers may be early
+                await self._sleep(left_s)
             if seconds % STATE_EVERY_S == 0 and seconds:
                 self._asking = asyncio.create_task(self._ask_for_state())
             seconds += 1
             try:
-                message = await self._tick(int(now))
+                message = await self._tick(at)
             except PacelineError as error:
                 logger.warning("the live feed misses a second: %s", error)
                 continue
+            finally:
+                at = max(at + 1, int(clock()) - _BEHIND)
             for viewer in list(self._viewers):
                 if viewer.full():
                     while not viewer.empty():

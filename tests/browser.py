@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,7 @@ _KEYS = {
     "Tab": ("Tab", 9, ""),
     "Space": ("Space", 32, " "),
     "ArrowRight": ("ArrowRight", 39, ""),
+    "ArrowDown": ("ArrowDown", 40, ""),
     "ArrowLeft": ("ArrowLeft", 37, ""),
     "Home": ("Home", 36, ""),
     "End": ("End", 35, ""),
@@ -52,6 +54,7 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(prefix="paceline-browser-", ignore_cleanup_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: ClientConnection | None = None
+        self._open = ExitStack()
         self._number = 0
         self.problems: list[str] = []
 
@@ -74,8 +77,7 @@ class Browser:
 
     def close(self) -> None:
         """End the browser."""
-        if self._socket is not None:
-            self._socket.close()
+        self._open.close()
         if self._process is not None:
             self._process.terminate()
             self._process.wait(timeout=20)
@@ -146,7 +148,11 @@ class Browser:
     def resize(self, width: int, height: int, *, scale: float = 1.0) -> None:
         """Give the window a size in CSS pixels."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 600,
         )
 
     def prefer(self, **features: str) -> None:
@@ -193,7 +199,8 @@ class Browser:
         port = port_file.read_text().splitlines()[0]
         targets = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
         page = next(target for target in targets if target["type"] == "page")
-        self._socket = connect(page["webSocketDebuggerUrl"], max_size=2**26, proxy=None)
+        link = connect(page["webSocketDebuggerUrl"], max_size=2**26, proxy=None)
+        self._socket = self._open.enter_context(link)
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 

@@ -94,6 +94,7 @@ class FakeBackend:
         self.ended: list[str] = []
         self.ready = True
         self.log: RequestLog | None = None
+        self.usable: tuple[str, ...] = ("ngram",)
 
     @property
     def running(self) -> set[str]:
@@ -137,7 +138,7 @@ class FakeBackend:
             return None
         running = len(self.running)
         rounds = 10.0 * len(self.ended)  # of 10 ms each; plain decoding would take 15
-        return Pulse("fake", running, 0, ("ngram",), {"ngram": 0.75, "suffix": 0.25}, rounds, 1.5 * rounds, 10.0)
+        return Pulse("fake", running, 0, self.usable, {"ngram": 0.75, "suffix": 0.25}, rounds, 1.5 * rounds, 10.0)
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(
@@ -160,9 +161,11 @@ def make_api(backend: Any, tokenizer: ChatTokenizer, config: ClusterConfig = CON
 
 
 @contextmanager
-def served(api: ASGIApp) -> Iterator[str]:
-    """A real server on a free port, in a thread; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning", lifespan="off"))
+def served(api: ASGIApp, port: int = 0) -> Iterator[str]:
+    """A real server in a thread, on a free port where none is given; yields its URL. At the end streams are cut."""
+    config = uvicorn.Config(api, host="127.0.0.1", port=port, log_level="critical", lifespan="off")
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -1,0 +1,201 @@
+"""`/v1/paceline/live`: history first, then a message a second, the same for all; without viewers nobody is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_backend import CONFIG, EOS, MODEL, FakeBackend, make_api, make_tokenizer, rounds, served
+
+from paceline.actors.errors import Overloaded
+from paceline.actors.generation import Generation
+from paceline.cluster.activity import Activity
+from paceline.cluster.backend import ClusterStatus, Pulse
+from paceline.cluster.live_feed import MAX_VIEWERS, SPEED_UP_S, LiveFeed
+from paceline.cluster.tokenizer import ChatTokenizer
+
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
+
+
+class CountingBackend(FakeBackend):
+    """Counts what it is asked; `pace` is what the target's counters say, one pulse after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: [])
+        self.pulses = self.statuses = 0
+        self.pace: list[tuple[str, float, float]] = []
+
+    async def pulse(self) -> Pulse | None:
+        self.pulses += 1
+        if not self.pace:
+            return await super().pulse()
+        replica, decode_ms, plain_ms = self.pace.pop(0)
+        return Pulse(replica, 0, 0, (), {}, decode_ms, plain_ms, 10.0)
+
+    async def status(self) -> ClusterStatus:
+        self.statuses += 1
+        return await super().status()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
+    return make_tokenizer(Path(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture
+def backend() -> CountingBackend:
+    return CountingBackend()
+
+
+@pytest.fixture
+def client(backend: CountingBackend, tokenizer: ChatTokenizer) -> Iterator[httpx.Client]:
+    backend.script = lambda _: rounds(tokenizer.encode("the quick brown fox" + EOS), [3, 1, 2])
+    with served(make_api(backend, tokenizer)) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def messages(lines: Iterator[str], count: int) -> list[dict[str, Any]]:
+    """The next messages of a stream."""
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        line = next(lines)
+        if line.startswith("data: "):
+            found.append(json.loads(line.removeprefix("data: ")))
+    return found
+
+
+def test_who_comes_later_sees_what_ran_before(client: httpx.Client, backend: CountingBackend) -> None:
+    reply = client.post("/v1/chat/completions", json=CHAT).json()
+    assert backend.pulses == backend.statuses == 0, "nobody watches, nobody is asked"
+    with client.stream("GET", "/v1/paceline/live") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        hello, *ticks = messages(stream.iter_lines(), 3)
+    assert (hello["type"], hello["model"], hello["policy"]) == ("hello", MODEL, "normalhedge")
+    assert [drafter["name"] for drafter in hello["drafters"]] == ["ngram", "suffix"]
+    assert hello["state"]["ready"]
+    (request,) = hello["requests"]
+    assert request["id"].startswith(reply["id"])
+    assert (request["state"], request["tokens"]) == ("stop", reply["usage"]["completion_tokens"])
+    points = {point["t"]: point for point in (*hello["points"], *(tick["point"] for tick in ticks))}.values()
+    assert sum(point["tokens"] for point in points) == reply["usage"]["completion_tokens"]
+    rounds_by = reply["metrics"]["speculative_decoding"]["rounds"]
+    assert sum(sum(point["rounds"].values()) for point in points) == rounds_by
+    assert [tick["type"] for tick in ticks] == ["tick", "tick"]
+    assert ticks[1]["point"]["t"] == ticks[0]["point"]["t"] + 1
+    point = ticks[0]["point"]
+    assert (point["ready"], point["running"], point["weights"]) == (True, 0, {"ngram": 0.75, "suffix": 0.25})
+    assert "requests" not in ticks[1], "nothing changed"
+
+
+def test_viewers_share_one_message_and_the_last_one_ends_the_work(
+    client: httpx.Client, backend: CountingBackend
+) -> None:
+    with (
+        client.stream("GET", "/v1/paceline/live") as one,
+        client.stream("GET", "/v1/paceline/live") as other,
+    ):
+        seen, too = messages(one.iter_lines(), 3), messages(other.iter_lines(), 3)
+        assert {item["point"]["t"] for item in seen[1:]} & {item["point"]["t"] for item in too[1:]}
+        assert backend.pulses <= 4, "once a second, for both"
+        assert backend.statuses == 1
+    asked = backend.pulses
+    with client.stream("GET", "/v1/paceline/live") as again:
+        assert messages(again.iter_lines(), 2)[1]["type"] == "tick"
+    assert backend.pulses <= asked + 3
+
+
+def test_a_target_that_is_lost_is_said_and_seen_again(client: httpx.Client, backend: CountingBackend) -> None:
+    with client.stream("GET", "/v1/paceline/live") as stream:
+        lines = stream.iter_lines()
+        messages(lines, 2)
+        backend.ready = False
+        told = messages(lines, 2)[-1]["point"]
+        assert told["ready"] is False
+        assert "weights" not in told
+        backend.ready = True
+        assert messages(lines, 2)[-1]["point"]["ready"] is True
+
+
+class Clock:
+    """Seconds that pass when somebody waits for them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.3
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+def make_feed(backend: CountingBackend) -> LiveFeed:
+    clock = Clock()
+    return LiveFeed(backend, Activity(clock), CONFIG, MODEL, clock.sleep)
+
+
+async def ticks(feed: LiveFeed, count: int) -> list[dict[str, Any]]:
+    watching = feed.watch()
+    found = [await anext(watching) for _ in range(count + 1)][1:]
+    await watching.aclose()
+    return found
+
+
+async def test_speed_up_is_plain_time_over_time_taken_of_the_last_seconds(backend: CountingBackend) -> None:
+    backend.pace = [
+        ("a", 100.0, 100.0),
+        ("a", 100.0, 100.0),
+        ("a", 300.0, 500.0),
+        ("b", 50.0, 90.0),
+        ("b", 150.0, 215.0),
+    ]
+    feed = make_feed(backend)
+    told = [tick["point"]["speed_up"] for tick in await ticks(feed, 5)]
+    assert told == [None, None, 2.0, None, 1.25], "another replica's counters are its own"
+    backend.pace = [("a", 10.0, 30.0), *[("a", 10.0 + n, 30.0 + n) for n in range(1, SPEED_UP_S + 2)]]
+    told = [tick["point"]["speed_up"] for tick in await ticks(feed, SPEED_UP_S + 2)]
+    assert told[-1] == 1.0
+
+
+async def test_all_actors_are_asked_every_fifth_second(backend: CountingBackend) -> None:
+    feed = make_feed(backend)
+    told = await ticks(feed, 12)
+    assert backend.statuses == 3
+    assert 1 <= sum("state" in tick for tick in told) <= 3
+
+
+async def test_viewers_are_bounded_and_a_slow_one_is_let_go(backend: CountingBackend) -> None:
+    feed = make_feed(backend)
+    slow = feed.watch()
+    await anext(slow)
+    assert len(await ticks(feed, 40)) == 40
+    assert feed.viewers == 0
+    left = [message async for message in slow]
+    assert left == []
+    watching: list[AsyncIterator[dict[str, Any]]] = [feed.watch() for _ in range(MAX_VIEWERS)]
+    for viewer in watching:
+        await anext(viewer)
+    with pytest.raises(Overloaded, match=f"{MAX_VIEWERS} watch"):
+        await anext(feed.watch())
+    await asyncio.gather(*(viewer.aclose() for viewer in watching))  # type: ignore[attr-defined]
+    assert feed.viewers == 0
+
+
+def test_a_request_that_runs_is_seen_running(
+    client: httpx.Client, backend: CountingBackend, tokenizer: ChatTokenizer
+) -> None:
+    backend.delay_s = 0.4
+    seen: list[Generation] = backend.asked
+    with client.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        with client.stream("GET", "/v1/paceline/live") as stream:
+            (hello,) = messages(stream.iter_lines(), 1)
+    (request,) = hello["requests"]
+    assert (request["id"], request["state"]) == (seen[0].request_id, "running")

@@ -1,0 +1,61 @@
+"""The live speed-up's counters."""
+
+from __future__ import annotations
+
+import pytest
+
+from paceline.actors.pace import Pace
+
+
+def speed_up(pace: Pace) -> float:
+    return pace.count.plain_ms / pace.count.decode_ms
+
+
+def test_plain_rounds_are_worth_themselves() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.ran(1, 1, 10.0, plain=True)
+    assert speed_up(pace) == pytest.approx(1.0)
+    assert pace.count.plain_round_ms == pytest.approx(10.0)
+
+
+def test_three_tokens_in_half_as_long_again_are_twice_as_fast() -> None:
+    pace = Pace()
+    pace.ran(1, 1, 10.0, plain=True)
+    before = pace.count
+    for _ in range(20):
+        pace.ran(1, 3, 15.0, plain=False)
+    assert (pace.count.plain_ms - before.plain_ms) / (pace.count.decode_ms - before.decode_ms) == pytest.approx(2.0)
+
+
+def test_a_round_of_many_is_held_against_plain_rounds_of_as_many() -> None:
+    pace = Pace()
+    pace.ran(1, 1, 10.0, plain=True)
+    pace.ran(4, 4, 20.0, plain=True)
+    before = pace.count
+    pace.ran(4, 8, 20.0, plain=False)  # two tokens each, in the time of one
+    assert pace.count.plain_ms - before.plain_ms == pytest.approx(40.0)
+
+
+def test_where_as_many_were_never_plain_it_is_understated() -> None:
+    pace = Pace()
+    pace.ran(1, 1, 10.0, plain=True)
+    before = pace.count
+    pace.ran(8, 16, 25.0, plain=False)
+    assert pace.count.plain_ms - before.plain_ms == pytest.approx(20.0), "as if a plain round of eight took 10 ms"
+
+
+def test_before_any_plain_round_nothing_is_claimed() -> None:
+    pace = Pace()
+    pace.ran(1, 5, 10.0, plain=False)
+    pace.ran(2, 2, 10.0, plain=True)
+    pace.ran(1, 5, 10.0, plain=False)
+    assert pace.count.decode_ms == 10.0
+
+
+def test_it_follows_a_target_that_becomes_slower() -> None:
+    pace = Pace()
+    pace.ran(1, 1, 10.0, plain=True)
+    for _ in range(60):
+        pace.ran(1, 1, 30.0, plain=True)
+    assert pace.count.plain_round_ms == pytest.approx(30.0, rel=0.01)
