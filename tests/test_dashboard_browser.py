@@ -162,7 +162,7 @@ def test_the_playground_shows_the_apis_text_in_the_drafters_colours(
         wanted += [drafted] * chunk.accepted + ["token d-plain"] * own
     assert [name for _, name in tokens] == wanted
     legend = page.text("#legend")
-    assert f"the target's own{wanted.count('token d-plain')}" in legend
+    assert f"the target{wanted.count('token d-plain')}" in legend
     assert page.evaluate("document.querySelectorAll('#ribbon g').length") == len(says(tokenizer, TEXT))
     background = "getComputedStyle(document.querySelector('.token.d-0')).backgroundColor"
     assert page.evaluate(background) != page.evaluate(background.replace("d-0", "d-1"))

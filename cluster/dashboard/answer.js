@@ -120,7 +120,7 @@ export class Answer {
       fill.style.width = `${(100 * count) / total}%`;
       return element("li", { "data-name": name },
         swatch(name),
-        element("span", { className: "legend-name", text: name === PLAIN ? "the target's own" : name }),
+        element("span", { className: "legend-name", text: name === PLAIN ? "the target" : name }),
         element("span", { className: "bar", "aria-hidden": "true" }, fill),
         element("b", { text: `${count}` }),
         element("span", { className: "share", text: percent(count / total) }));

@@ -92,7 +92,7 @@ function tipRow(mark, name, value) {
 }
 
 function timeAxis(span) {
-  const step = span > 90 ? 60 : 15;
+  const step = span > 200 ? 60 : span > 90 ? 30 : 15;
   return {
     scale: "x",
     stroke: css("--muted"),
@@ -108,7 +108,7 @@ function timeAxis(span) {
     },
     values: (plot, splits) => {
       const end = splits[splits.length - 1];
-      return splits.map((t) => (t === end ? "now" : step === 60 ? `−${(end - t) / 60} min` : `−${end - t} s`));
+      return splits.map((t) => (t === end ? "now" : (end - t) % 60 === 0 ? `−${(end - t) / 60} min` : `−${end - t} s`));
     },
   };
 }

@@ -38,14 +38,14 @@ export function colourOf(name) {
 export function fillOf(name, context) {
   const colour = colourOf(name);
   if (!name || name === PLAIN || place(name) < COLOURS / 2) return colour;
-  const size = 8 * devicePixelRatio;
+  const size = 12 * devicePixelRatio;
   const tile = document.createElement("canvas");
   tile.width = tile.height = size;
   const pen = tile.getContext("2d");
   pen.fillStyle = colour;
   pen.fillRect(0, 0, size, size);
   pen.strokeStyle = css("--hatch");
-  pen.lineWidth = size / 5;
+  pen.lineWidth = size / 7;
   for (const shift of [-size, 0, size]) {
     pen.beginPath();
     pen.moveTo(shift - 1, size + 1);

@@ -38,7 +38,7 @@ export function showTiles(history) {
   set("tile-speed-up", point.speed_up ? `${point.speed_up.toFixed(2)}×` : "–");
   set(
     "tile-speed-up-note",
-    point.plain_round_ms ? `a plain round takes ${milliseconds(point.plain_round_ms)}` : "over plain decoding",
+    point.plain_round_ms ? `plain round: ${milliseconds(point.plain_round_ms)}` : "over plain decoding",
   );
   set("tile-per-round", total ? (tokens / total).toFixed(2) : "–");
   const [first] = Object.entries(by).sort((a, b) => b[1] - a[1]);
@@ -83,7 +83,7 @@ function bar(share, name) {
   const fill = element("span", { className: `bar-fill ${classOf(name)}` });
   fill.style.width = `${Math.round(share * 100)}%`;
   const track = element("span", { className: "bar", "aria-hidden": "true" }, fill);
-  return element("td", { className: "number barred" }, element("span", { text: percent(share) }), track);
+  return element("td", { className: `number barred${share < 0.005 ? " none" : ""}` }, element("span", { text: percent(share) }), track);
 }
 
 export function showAcceptance(history, span, longest) {
@@ -96,7 +96,9 @@ export function showAcceptance(history, span, longest) {
   }
   const places = Math.min(longest, Math.max(...drafters.map((name) => found[name].judged.length)));
   const head = element("tr", {}, element("th", { scope: "col", text: "Token of the draft" }));
+  const perRound = "Tokens that a round with a draft of this drafter brings, the target's own included";
   for (let place = 1; place <= places; place += 1) head.append(element("th", { scope: "col", text: `${place}.` }));
+  head.append(element("th", { scope: "col", text: "per round", title: perRound }));
   const rows = drafters.map((name) => {
     const row = element("tr", {}, element("th", { scope: "row" }, element("span", { className: "drafter-name" }, swatch(name), name)));
     for (let place = 0; place < places; place += 1) {
@@ -106,6 +108,9 @@ export function showAcceptance(history, span, longest) {
       const title = judged ? `${name}, token ${place + 1}: ${accepted} of ${judged} that were reached were accepted` : "never reached";
       row.append(element("td", { className: `heat-${level}${judged < 5 ? " few" : ""}`, title, text: judged ? `${Math.round((accepted / judged) * 100)}` : "" }));
     }
+    const { judged, accepted } = found[name];
+    const brought = 1 + accepted.reduce((sum, count) => sum + count, 0) / judged[0];
+    row.append(element("td", { className: "per-round", title: perRound, text: brought.toFixed(2) }));
     return row;
   });
   const caption = element("caption", { text: "% of drafted tokens that were accepted, among those whose forerunners all were; faint: fewer than five" });
@@ -168,9 +173,9 @@ function byNode(actors) {
 
 function actorCard(actor) {
   const facts = [actor.device, actor.pid ? `pid ${actor.pid}` : "", actor.address].filter(Boolean).join(" · ");
-  const held = actor.kind === "ingress" ? "" : `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}`;
+  const held = actor.sessions ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
   return element("li", { className: `actor is-${actor.state}`, title: actor.detail || facts },
     element("p", {}, element("span", { className: "dot", "aria-hidden": "true" }), element("b", { text: actor.name }),
       element("span", { className: "kind", text: actor.kind === actor.name ? "" : actor.kind }), element("span", { className: "actor-state", text: actor.state })),
-    element("p", { className: "facts", text: actor.detail || [facts, held].filter(Boolean).join(" · ") }));
+    element("p", { className: "facts" }, element("span", { text: actor.detail || facts }), element("span", { className: "held", text: held })));
 }
