@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from browser import Browser
 from fake_backend import EOS, MODEL, FakeBackend, make_api, make_tokenizer, served
 
 from paceline.actors.errors import EngineError, Overloaded
 from paceline.actors.generation import Chunk, Generation
+from paceline.actors.messages import RoundContext, SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.served_process import free_port
 from paceline.cluster.tokenizer import ChatTokenizer
 
@@ -361,3 +364,31 @@ def test_a_lost_target_and_plain_decoding_are_said(
         chromium.wait("document.querySelector('#state-text').textContent === 'plain decoding'", "plain decoding")
         backend.usable = ("ngram",)
         chromium.wait("document.querySelector('#state-text').textContent === 'ready'", "ready")
+
+
+def test_a_request_opens_on_its_rounds(chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer) -> None:
+    with opened(chromium, backend, tokenizer) as url:
+        name = ask(url)["id"]
+        log = backend.log = RequestLog(8, 8, lambda: 5.0)
+        log.opened("t", SequenceOpened(1, 10, request=f"{name}-0"))
+        log.sent(WeightsUpdate(1, ("ngram", "suffix"), np.array([0.25, 0.75], dtype=np.float32)))
+        rounds = [SequenceRound(1, 13, "suffix", 4, 2, length=4), SequenceRound(1, 14, "", 0, 0)]
+        log.reported(TargetReport("t", rounds=rounds, verify_ms=8.0, context=RoundContext(2.5, 12.0, 1)))
+        chromium.wait("document.querySelectorAll('#requests tbody tr').length === 1", "the request is listed")
+        chromium.click("#requests button")
+        chromium.wait("document.querySelectorAll('#request-ribbon g').length === 2", "its rounds are drawn")
+        assert chromium.text("#request-name") == name
+        assert chromium.text("#request-note") == "2 rounds, 4 tokens"
+        card = chromium.text("#request-round")
+        assert "Drafted 4 tokens; 2 accepted, and the target added one of its own." in card
+        assert "verified in 8.0 ms; waited 2.5 ms for the draft" in card
+        assert "suffix75 %" in card
+        chromium.evaluate("document.querySelector('#request-ribbon').focus()")
+        chromium.press("End")
+        assert "round 2 of 2" in chromium.text("#request-round")
+        chromium.click("#request-close")
+        assert not chromium.evaluate("document.querySelector('#request-window').open")
+        backend.log = None
+        chromium.click("#requests button")
+        chromium.wait("document.querySelector('#request-note').textContent.includes('selector does not')", "an error")
+        chromium.problems.clear()  # the browser itself reports the 503

@@ -34,6 +34,10 @@ def test_the_playground_and_the_live_page(live: ServedProcess) -> None:
         assert "Weights when it was chosen" in shown
         browser.click("nav a[data-view=live]")
         browser.wait("document.querySelectorAll('#requests tbody tr').length >= 2", "both requests are listed")
+        browser.click("#requests button")
+        browser.wait("document.querySelectorAll('#request-ribbon g').length", "the newest one's rounds")
+        assert "verified in" in browser.text("#request-round")
+        browser.click("#request-close")
         browser.wait("document.querySelector('#share-chart > .empty').hidden", "somebody pulled")
         browser.wait("document.querySelector('#tile-speed-up-note').textContent.includes('a plain round')", "pace")
         actors = browser.text("#actors")

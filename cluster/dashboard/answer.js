@@ -3,25 +3,22 @@
 // character, what might have been a stop string).
 import { PLAIN, classOf, swatch } from "./palette.js";
 import { element, percent } from "./panels.js";
+import { Ribbon } from "./ribbon.js";
+import { heading, roundCard } from "./round_card.js";
 
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
-const WIDE = 9; // a ribbon column
-const HIGH = 7; // a token in it
-const WEIGHTS = 6; // drafters shown of a round
 
 export class Answer {
   constructor() {
+    this.ribbon = new Ribbon($("ribbon"), (place) => this.pick(place));
     this.reset();
     const box = $("answer");
-    for (const [area, find] of [
-      [box, (target) => target.closest?.(".round")],
-      [$("ribbon"), (target) => target.closest?.("g")],
-    ]) {
-      area.addEventListener("pointerover", (event) => this.pick(find(event.target)));
-      area.addEventListener("click", (event) => this.pick(find(event.target)));
+    for (const kind of ["pointerover", "click", "focusin"]) {
+      box.addEventListener(kind, (event) => {
+        const round = event.target.closest?.(".round");
+        if (round) this.pick(Number(round.dataset.place));
+      });
     }
-    box.addEventListener("focusin", (event) => this.pick(event.target.closest(".round")));
     box.addEventListener("keydown", (event) => this.move(event));
     this.legend();
   }
@@ -38,7 +35,7 @@ export class Answer {
   begin() {
     this.reset();
     $("answer").replaceChildren();
-    $("ribbon").replaceChildren();
+    this.ribbon.clear();
     $("ribbon-box").hidden = true;
     $("round").replaceChildren(element("p", { className: "empty", text: "The first round is on its way." }));
     this.legend();
@@ -62,7 +59,9 @@ export class Answer {
     $("answer").append(span);
     for (const [token, piece] of round.pieces) this.spans[token].append(piece);
     round.text = text;
-    this.draw(round);
+    this.ribbon.add(round, heading(round));
+    $("ribbon-box").hidden = false;
+    $("ribbon").parentElement.scrollLeft = $("ribbon").parentElement.scrollWidth;
     this.legend();
     if (this.followed) this.show(round.place);
   }
@@ -72,40 +71,6 @@ export class Answer {
       $("answer").replaceChildren(element("p", { className: "empty", text: "No token came." }));
       $("round").replaceChildren();
     }
-  }
-
-  draw(round) {
-    const svg = $("ribbon");
-    const column = document.createElementNS(SVG, "g");
-    column.dataset.place = round.place;
-    const x = round.place * WIDE;
-    let height = 0;
-    const block = (count, className) => {
-      for (let at = 0; at < count; at += 1) {
-        const rect = document.createElementNS(SVG, "rect");
-        height += HIGH;
-        for (const [name, value] of [["x", x + 1], ["y", -height], ["width", WIDE - 2], ["height", HIGH - 1], ["rx", 1]]) {
-          rect.setAttribute(name, value);
-        }
-        rect.setAttribute("class", className);
-        column.append(rect);
-      }
-    };
-    block(Math.min(round.accepted, round.token_ids.length), `full ${classOf(round.drafter)}`);
-    block(round.own, "full d-plain");
-    block(round.drafted - round.accepted, `hollow ${classOf(round.drafter)}`);
-    const title = document.createElementNS(SVG, "title");
-    title.textContent = heading(round);
-    column.prepend(title);
-    svg.append(column);
-    this.highest = Math.max(round.place ? this.highest : 0, height);
-    const width = this.rounds.length * WIDE;
-    svg.setAttribute("viewBox", `0 ${-this.highest} ${width} ${this.highest}`);
-    svg.setAttribute("width", width);
-    svg.setAttribute("height", this.highest);
-    $("ribbon-box").hidden = false;
-    const scroll = svg.parentElement;
-    scroll.scrollLeft = scroll.scrollWidth;
   }
 
   legend() {
@@ -127,10 +92,9 @@ export class Answer {
     }));
   }
 
-  pick(found) {
-    if (!found) return;
+  pick(place) {
     this.followed = false;
-    this.show(Number(found.dataset.place));
+    this.show(place);
   }
 
   move(event) {
@@ -147,37 +111,12 @@ export class Answer {
     if (this.current !== place) {
       const old = this.rounds[this.current];
       if (old) old.span.tabIndex = -1;
-      for (const marked of document.querySelectorAll(".picked")) marked.classList.remove("picked");
+      if (old) old.span.classList.remove("picked");
       round.span.tabIndex = 0;
       round.span.classList.add("picked");
-      $("ribbon").children[place].classList.add("picked");
+      this.ribbon.mark(place);
     }
     this.current = place;
-    const weights = Object.entries(round.weights || {}).sort((a, b) => b[1] - a[1]);
-    const sum = weights.reduce((total, [, weight]) => total + weight, 0) || 1;
-    const shown = weights.slice(0, WEIGHTS).filter(([, weight]) => weight / sum >= 0.005);
-    $("round").replaceChildren(
-      element("p", { className: "round-who" }, swatch(round.drafted ? round.drafter : PLAIN), element("b", { text: round.drafted ? round.drafter : "plain" }),
-        element("span", { className: "share", text: `round ${place + 1} of ${this.rounds.length}` })),
-      element("p", { className: "round-what", text: what(round) }),
-      ...(shown.length ? [element("h3", { text: "Weights when it was chosen" })] : []),
-      element("ul", { className: "legend" }, ...shown.map(([name, weight]) => {
-        const fill = element("span", { className: `bar-fill ${classOf(name)}` });
-        fill.style.width = `${(100 * weight) / sum}%`;
-        return element("li", {}, swatch(name), element("span", { className: "legend-name", text: name }),
-          element("span", { className: "bar", "aria-hidden": "true" }, fill), element("span", { className: "share", text: percent(weight / sum) }));
-      })));
+    $("round").replaceChildren(...roundCard(round, this.rounds.length));
   }
-}
-
-function heading(round) {
-  if (!round.drafted) return `Round ${round.place + 1}: plain`;
-  return `Round ${round.place + 1}: ${round.drafter}, ${round.accepted} of ${round.drafted} accepted`;
-}
-
-function what(round) {
-  const tokens = (count) => `${count} ${count === 1 ? "token" : "tokens"}`;
-  if (!round.drafted) return "Nobody drafted; the target made one token by itself.";
-  const own = round.own ? `, and the target added ${round.own === 1 ? "one" : round.own} of its own` : "";
-  return `Drafted ${tokens(round.drafted)}; ${round.accepted === round.drafted ? "all" : round.accepted || "none"} accepted${own}.`;
 }

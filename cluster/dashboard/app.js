@@ -2,6 +2,7 @@
 // what the server says; the page itself measures nothing.
 import { onKey } from "./api.js";
 import { LineChart, ShareChart } from "./charts.js";
+import { RequestWindow } from "./explain.js";
 import { Feed } from "./feed.js";
 import { History } from "./history.js";
 import { learn, names } from "./palette.js";
@@ -12,6 +13,8 @@ const $ = (id) => document.getElementById(id);
 const IDLE = "Nothing ran in this time.";
 const history = new History();
 const playground = new Playground();
+const requestWindow = new RequestWindow();
+const open = (id) => requestWindow.open(id);
 const whole = (value) => `${Math.round(value)}`;
 const tenths = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
 let about = null;
@@ -99,7 +102,7 @@ const feed = new Feed({
     say(state && state.ready ? "ready" : "lost", state && state.ready ? "ready" : "no target");
     if (state && state.ready && state.mode !== "speculation") say("plain", "plain decoding");
     showActors(state);
-    showRequests(message.requests);
+    showRequests(message.requests, open);
     draw();
   },
   onTick(message) {
@@ -108,7 +111,7 @@ const feed = new Feed({
       state = message.state;
       showActors(state);
     }
-    if (message.requests) showRequests(message.requests);
+    if (message.requests) showRequests(message.requests, open);
     health(message.point);
     draw();
   },

@@ -119,23 +119,59 @@ export function showAcceptance(history, span, longest) {
 
 const STATES = { stop: "finished", length: "token limit", "client left": "client left", error: "error", running: "running" };
 
-export function showRequests(requests) {
+const requestRows = new Map(); // by id: what the row shows, and the row
+
+// `open` is called with a request's id when its row's button is pressed. Rows that show the same as before stay as they
+// are, so that a focus or a click is not lost to the next second.
+export function showRequests(requests, open) {
   const box = $("requests");
   if (!requests.length) {
+    requestRows.clear();
     box.replaceChildren(element("p", { className: "empty", text: "No requests yet. Try the playground." }));
     return;
   }
-  const head = element("tr", {}, ...[["Request", ""], ["At", ""], ["Tokens", "number"], ["Tokens/s", "number"], ["Per round", "number"], ["Who pulled", ""], ["End", ""]]
-    .map(([text, className]) => element("th", { scope: "col", text, className })));
-  const rows = requests.map((request) => element("tr", {},
-    element("th", { scope: "row", className: "mono", title: request.id, text: short(request.id) }),
+  if (!box.querySelector("tbody")) {
+    const head = element("tr", {}, ...[["Request", ""], ["At", ""], ["Tokens", "number"], ["Tokens/s", "number"], ["Per round", "number"], ["Who pulled", ""], ["End", ""]]
+      .map(([text, className]) => element("th", { scope: "col", text, className })));
+    box.replaceChildren(element("table", { className: "requests" }, element("thead", {}, head), element("tbody")));
+  }
+  const body = box.querySelector("tbody");
+  const listed = new Set(requests.map(({ id }) => id));
+  for (const [id, { row }] of requestRows) {
+    if (listed.has(id)) continue;
+    row.remove();
+    requestRows.delete(id);
+  }
+  requests.forEach((request, place) => {
+    const shown = JSON.stringify(request);
+    let known = requestRows.get(request.id);
+    if (!known) {
+      known = { row: element("tr", {}, element("th", { scope: "row" }, opener(request.id, open))) };
+      requestRows.set(request.id, known);
+    }
+    if (known.shown !== shown) {
+      known.shown = shown;
+      known.row.replaceChildren(known.row.cells[0], ...requestCells(request));
+    }
+    if (body.rows[place] !== known.row) body.insertBefore(known.row, body.rows[place] || null);
+  });
+}
+
+function requestCells(request) {
+  return [
     element("td", { text: new Date(request.at * 1000).toLocaleTimeString([], { hour12: false }) }),
     element("td", { className: "number", text: `${request.tokens}` }),
     element("td", { className: "number", text: request.tokens_per_s === null ? "–" : request.tokens_per_s.toFixed(0) }),
     element("td", { className: "number", text: request.tokens_per_round === null ? "–" : request.tokens_per_round.toFixed(2) }),
     element("td", {}, stack(request.rounds)),
-    element("td", { className: `end end-${request.state.replace(" ", "-")}`, text: STATES[request.state] || request.state })));
-  box.replaceChildren(element("table", { className: "requests" }, element("thead", {}, head), element("tbody", {}, ...rows)));
+    element("td", { className: `end end-${request.state.replace(" ", "-")}`, text: STATES[request.state] || request.state }),
+  ];
+}
+
+function opener(id, open) {
+  const button = element("button", { type: "button", className: "mono", title: `${id}: show its rounds`, text: short(id) });
+  button.addEventListener("click", () => open(id));
+  return button;
 }
 
 const short = (id) => id.replace(/^(chat)?cmpl-/, "").slice(0, 8) + (/-(\d+)$/.exec(id)?.[1] > 0 ? ` #${+/-(\d+)$/.exec(id)[1] + 1}` : "");
