@@ -209,7 +209,7 @@ function byNode(actors) {
 
 function actorCard(actor) {
   const facts = [actor.device, actor.pid ? `pid ${actor.pid}` : "", actor.address].filter(Boolean).join(" · ");
-  const held = actor.sessions ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
+  const held = actor.sessions && actor.state === "up" ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
   return element("li", { className: `actor is-${actor.state}`, title: actor.detail || facts },
     element("p", {}, element("span", { className: "dot", "aria-hidden": "true" }), element("b", { text: actor.name }),
       element("span", { className: "kind", text: actor.kind === actor.name ? "" : actor.kind }), element("span", { className: "actor-state", text: actor.state })),
