@@ -1,0 +1,103 @@
+"""Makes the pictures of docs/dashboard.md from a running cluster that nobody else uses: a few minutes.
+
+PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/img
+
+First the playground answers a few prompts, and the answer in which most drafters had a part is kept; then two clients
+stream the prompts of the first ride, sampled so that no answer is an earlier one's, while the live page watches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from browser import Browser
+from live_cluster import prompts
+
+PLAYGROUND = (
+    "Write a Python function that returns the n-th Fibonacci number, with a docstring and three examples.",
+    "Write an SQL query that lists each customer's name and the number of orders they placed, most orders first.",
+    "A train travels 60 miles per hour for 3 hours, then 40 miles per hour for 2 hours. How far is that? Go step by step.",
+    "Translate to French: The library is open every day except Sunday, and children can borrow five books.",
+)
+CLIENTS = 2
+_DRAFTERS = "new Set([...document.querySelectorAll('#legend li')].map(e => e.dataset.name)).size"
+_LONGEST = """[...document.querySelectorAll('.round')]
+    .map((round, place) => [round.children.length, place]).sort((a, b) => b[0] - a[0])[0][1]"""
+
+
+def main() -> None:
+    """Read the arguments, and make the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=130.0, help="of traffic before the live page's pictures")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    with Browser() as browser:
+        playground(browser, given.url, given.folder)
+        live(browser, given.url, given.folder, given.seconds)
+
+
+def playground(browser: Browser, url: str, folder: Path) -> None:
+    """The answer that shows most drafters, with its longest round pointed at."""
+    browser.resize(1440, 900)
+    browser.prefer(prefers_color_scheme="light")
+    browser.goto(f"{url}/dashboard#playground")
+    browser.wait("document.querySelector('#state').dataset.state === 'ready'", "the cluster is ready", 60)
+    most = 0
+    for prompt in PLAYGROUND:
+        browser.evaluate("document.querySelector('#prompt').value = ''")
+        browser.evaluate("document.querySelector('#play-status').textContent = ''")
+        browser.click("#prompt")
+        browser.type(prompt)
+        browser.press("Enter")
+        browser.wait("document.querySelector('#play-status').textContent.includes('per round')", "an answer", 120)
+        if (count := browser.evaluate(_DRAFTERS)) > most:
+            most = count
+            browser.hover(f".round:nth-child({browser.evaluate(_LONGEST) + 1}) .token")
+            browser.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
+            browser.screenshot(folder / "playground.png")
+
+
+def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
+    """The live page under a mixed stream: wide in both themes, and on a phone."""
+    stopping = threading.Event()
+    clients = [threading.Thread(target=stream, args=(url, number, stopping)) for number in range(CLIENTS)]
+    browser.click("nav a[data-view=live]")
+    for client in clients:
+        client.start()
+    try:
+        time.sleep(seconds)
+        browser.screenshot(folder / "dashboard-light.png", whole=True)
+        browser.prefer(prefers_color_scheme="dark")
+        time.sleep(1.5)
+        browser.screenshot(folder / "dashboard-dark.png", whole=True)
+        browser.resize(390, 844, scale=2)
+        time.sleep(1.5)
+        browser.screenshot(folder / "dashboard-phone.png")
+    finally:
+        stopping.set()
+        for client in clients:
+            client.join()
+
+
+def stream(url: str, number: int, stopping: threading.Event) -> None:
+    """One client's requests until it is told to stop; each starts at another prompt."""
+    texts = prompts()
+    with httpx.Client(base_url=url, timeout=120) as client:
+        model = client.get("/v1/models").json()["data"][0]["id"]
+        for text in itertools.islice(itertools.cycle(texts), number * len(texts) // CLIENTS, None):
+            if stopping.is_set():
+                return
+            message = {"role": "user", "content": text}
+            body = {"model": model, "messages": [message], "max_tokens": 96, "temperature": 0.8, "stream": True}
+            client.post("/v1/chat/completions", json=body).raise_for_status()
+
+
+if __name__ == "__main__":
+    main()
