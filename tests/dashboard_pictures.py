@@ -21,7 +21,7 @@ from live_cluster import prompts
 PLAYGROUND = (
     "Write a Python function that returns the n-th Fibonacci number, with a docstring and three examples.",
     "Write an SQL query that lists each customer's name and the number of orders they placed, most orders first.",
-    "A train travels 60 miles per hour for 3 hours, then 40 miles per hour for 2 hours. How far is that? Go step by step.",
+    "A train travels 60 miles per hour for 3 hours, then 40 miles per hour for 2 hours. How far is that? Step by step.",
     "Translate to French: The library is open every day except Sunday, and children can borrow five books.",
 )
 CLIENTS = 2
