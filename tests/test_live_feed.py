@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,19 @@ def test_who_comes_later_sees_what_ran_before(client: httpx.Client, backend: Cou
 def test_viewers_share_one_message_and_the_last_one_ends_the_work(
     client: httpx.Client, backend: CountingBackend
 ) -> None:
+    began = time.monotonic()
     with (
         client.stream("GET", "/v1/paceline/live") as one,
         client.stream("GET", "/v1/paceline/live") as other,
     ):
         seen, too = messages(one.iter_lines(), 3), messages(other.iter_lines(), 3)
         assert {item["point"]["t"] for item in seen[1:]} & {item["point"]["t"] for item in too[1:]}
-        assert backend.pulses <= 4, "once a second, for both"
+        assert backend.pulses <= time.monotonic() - began + 2, "once a second, for both"
         assert backend.statuses == 1
-    asked = backend.pulses
+    asked, left = backend.pulses, time.monotonic()
     with client.stream("GET", "/v1/paceline/live") as again:
         assert messages(again.iter_lines(), 2)[1]["type"] == "tick"
-    assert backend.pulses <= asked + 3
+    assert backend.pulses - asked <= time.monotonic() - left + 2, "one task, not two"
 
 
 def test_a_target_that_is_lost_is_said_and_seen_again(client: httpx.Client, backend: CountingBackend) -> None:
@@ -114,11 +116,16 @@ def test_a_target_that_is_lost_is_said_and_seen_again(client: httpx.Client, back
         lines = stream.iter_lines()
         messages(lines, 2)
         backend.ready = False
-        told = messages(lines, 2)[-1]["point"]
-        assert told["ready"] is False
+        told = first_point(lines, ready=False)
         assert "weights" not in told
         backend.ready = True
-        assert messages(lines, 2)[-1]["point"]["ready"] is True
+        assert "weights" in first_point(lines, ready=True)
+
+
+def first_point(lines: Iterator[str], *, ready: bool) -> dict[str, Any]:
+    """The first second in which the target was so, of the next ten."""
+    points = (messages(lines, 1)[0]["point"] for _ in range(10))
+    return next(point for point in points if point["ready"] is ready)
 
 
 class Clock:
