@@ -8,6 +8,7 @@ Called by `drafter_server`, `drafter_link` and the selector's ends; nothing else
 from __future__ import annotations
 
 import hmac
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ TOKEN_KEY = "paceline-token-bin"
 KEEPALIVE_INTERVAL_S = 5.0
 KEEPALIVE_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
+
+PortRange = tuple[int, int]  # lowest and highest that may be bound
+ANY_PORT: PortRange = (0, 0)  # whichever is free
 
 T = TypeVar("T")
 
@@ -67,12 +71,14 @@ class GrpcServer:
         token: The shared secret that calls must carry, or they get UNAUTHENTICATED; None asks for none.
         max_message_bytes: Largest message sent or received.
         workers: Most calls and streams at once; one more gets RESOURCE_EXHAUSTED.
-        port: 0 takes a free one.
+        ports: Where to look for a free port.
     """
 
-    def __init__(self, host: str, *, token: str | None, max_message_bytes: int, workers: int, port: int = 0) -> None:
+    def __init__(
+        self, host: str, *, token: str | None, max_message_bytes: int, workers: int, ports: PortRange = ANY_PORT
+    ) -> None:
         self._host = host
-        self._port = port
+        self._ports = ports
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=workers, thread_name_prefix="grpc-server"),
             interceptors=[] if token is None else [_TokenGuard(token)],
@@ -97,17 +103,27 @@ class GrpcServer:
             `host:port`.
 
         Raises:
-            ConfigError: the address cannot be bound.
+            ConfigError: the address cannot be bound, or no port of the range is free there.
         """
         host = f"[{self._host}]" if ":" in self._host else self._host
-        try:
-            port = self._server.add_insecure_port(f"{host}:{self._port}")
-        except RuntimeError:
-            port = 0  # how older and newer grpc alike say that nothing was bound
-        if port == 0:
-            raise ConfigError(f"network.host: cannot bind {host}:{self._port}; expected a free port on a local address")
+        port = self._bind(host)
         self._server.start()
         return f"{host}:{port}"
+
+    def _bind(self, host: str) -> int:
+        low, high = self._ports
+        # From anywhere in the range: the port of a server that has just died is not the next one's, whom the peers of
+        # the dead one would take for it.
+        ports = list(range(low, high + 1))
+        for candidate in random.sample(ports, len(ports)):
+            try:
+                port = self._server.add_insecure_port(f"{host}:{candidate}")
+            except RuntimeError:
+                port = 0  # how older and newer grpc alike say that nothing was bound
+            if port != 0:
+                return port
+        where = f"{host}:{low}" if low == high else f"{host} on a port of {low} to {high}"
+        raise ConfigError(f"network.host, network.ports: cannot bind {where}; expected a free port on a local address")
 
     def stop(self, grace_s: float | None = None) -> None:
         """Take no more calls, and end the running ones after `grace_s` (None: at once). Returns when all ended."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from paceline.actors.channel import PortRange
 from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_registry import MODEL_KINDS, DrafterContext, build_drafter
 from paceline.actors.drafter_server import DrafterServer
@@ -38,6 +39,7 @@ class DrafterSpec:
     target_dtype: str
     target_quantization: Quantization
     host: str
+    ports: PortRange
     token: str | None
     max_message_bytes: int
     heartbeat_s: float
@@ -70,6 +72,7 @@ class DrafterActor:
             host=self._node if spec.host == "node" else spec.host,
             token=spec.token,
             max_message_bytes=spec.max_message_bytes,
+            ports=spec.ports,
         )
         self._address = self._server.start()
         self._scores.start()

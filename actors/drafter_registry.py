@@ -81,7 +81,7 @@ _KINDS: dict[str, tuple[type[Any], Callable[[Any, DrafterContext], Drafter]]] = 
 }
 # Of kinds that read the target's features: the layers, by their options.
 _FEATURES: dict[str, Callable[[Any], tuple[int, ...]]] = {
-    "head": lambda options: HeadConfig.read(Path(options.model)).feature_layers,
+    "head": lambda options: HeadConfig.read(Path(options.model).expanduser()).feature_layers,
 }
 # Their work is milliseconds of arithmetic, the others' is microseconds.
 MODEL_KINDS = frozenset({"early_exit", "lm", "head"})

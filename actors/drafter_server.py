@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import grpc
 
 from paceline.actors import wire
-from paceline.actors.channel import GrpcServer
+from paceline.actors.channel import ANY_PORT, GrpcServer, PortRange
 from paceline.actors.errors import ProtocolError
 from paceline.actors.messages import PROTOCOL_VERSION, DrafterBatch, DrafterReply, Failure, Score
 from paceline.protos import paceline_pb2 as pb
@@ -55,7 +55,7 @@ class DrafterServer:
         token: The shared secret that calls must carry; None asks for none.
         max_message_bytes: Largest message taken or sent.
         max_targets: Most streams at once.
-        port: 0 takes a free one.
+        ports: Where to look for a free port.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class DrafterServer:
         token: str | None,
         max_message_bytes: int,
         max_targets: int = 64,
-        port: int = 0,
+        ports: PortRange = ANY_PORT,
     ) -> None:
         self._sessions = sessions
         self._on_scores = on_scores
         self._handling = Lock()
         self._owners: dict[int, object] = {}  # seq -> the stream that opened it last
         self._server = GrpcServer(
-            host, token=token, max_message_bytes=max_message_bytes, workers=max_targets, port=port
+            host, token=token, max_message_bytes=max_message_bytes, workers=max_targets, ports=ports
         )
         # Bytes in, bytes out: what is no message at all then gets a Failure too, instead of ending the stream.
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {

@@ -40,7 +40,8 @@ def build_head(options: HeadOptions, context: DrafterContext) -> Head:
     torch.set_num_threads(context.threads)
     device = device_named(context.device)
     quantization: Quantization = "int8" if device.type == "cpu" else "none"
-    model = DraftHead(Path(options.model), context.target_path, DTYPES[context.dtype], device, quantization)
+    folder = Path(options.model).expanduser()
+    model = DraftHead(folder, context.target_path, DTYPES[context.dtype], device, quantization)
     return Head(model, options.width, options.min_confidence, context.seed)
 
 

@@ -44,7 +44,7 @@ class Retrieval:
     def __init__(self, options: RetrievalOptions, vocab_size: int, seed: int) -> None:
         self.vocab_size = vocab_size
         self._options = options
-        self._store = NgramStore.read(Path(options.model))
+        self._store = NgramStore.read(Path(options.model).expanduser())
         if self._store.vocab_size != vocab_size:
             own = self._store.vocab_size
             raise ModelSourceError(f"{options.model}: counts ids of a vocabulary of {own}; the target has {vocab_size}")

@@ -20,6 +20,7 @@ from paceline.cluster.policy_options import PolicyName, PolicyOptions
 from paceline.cluster.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 _RESERVED = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -132,9 +133,18 @@ class NetworkConfig(Settings):
     host: str = Field(
         "node", description="address that gRPC servers bind: `node` for the Ray node's own, or an address"
     )
+    ports: tuple[Port, Port] | None = Field(
+        None, description="lowest and highest port that gRPC servers bind, for firewalls to know; default: any free"
+    )
     token: str | None = Field(None, description="shared secret that every gRPC call must carry")
     max_message_bytes: int = Field(16 * 1024 * 1024, ge=64 * 1024)
     heartbeat_s: float = Field(1.0, gt=0, le=60)
+
+    @model_validator(mode="after")
+    def _ports_ascend(self) -> NetworkConfig:
+        if self.ports is not None and self.ports[0] > self.ports[1]:
+            raise ValueError(f"ports: got {list(self.ports)}; expected the lowest port, then the highest")
+        return self
 
 
 class ClusterConfig(Settings):

@@ -15,6 +15,7 @@ import ray
 from ray import serve
 from ray.actor import ActorHandle
 
+from paceline.actors.channel import ANY_PORT
 from paceline.actors.drafter_actor import DrafterActor, DrafterSpec
 from paceline.actors.errors import NotReady
 from paceline.actors.messages import SelectorSnapshot
@@ -155,6 +156,7 @@ class Fleet:
             target_dtype=config.target.dtype,
             target_quantization=config.target.quantization,
             host=config.network.host,
+            ports=config.network.ports or ANY_PORT,
             token=config.network.token,
             max_message_bytes=config.network.max_message_bytes,
             heartbeat_s=config.network.heartbeat_s,

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from paceline.actors.channel import ANY_PORT
 from paceline.actors.messages import SelectorSnapshot
 from paceline.actors.priority import yield_to_others
 from paceline.actors.tracer import TRACER, Span
@@ -41,6 +42,7 @@ class SelectorActor:
             token=network.token,
             max_message_bytes=network.max_message_bytes,
             heartbeat_s=network.heartbeat_s,
+            ports=network.ports or ANY_PORT,
             # A stream each, twice over while a restarted peer's old one has not been missed yet, and short calls.
             workers=16 + 2 * (2 * len(settings.drafters) + settings.target.replicas),
         )

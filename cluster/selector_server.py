@@ -15,7 +15,7 @@ from typing import NoReturn
 import grpc
 
 from paceline.actors import selector_wire
-from paceline.actors.channel import GrpcServer
+from paceline.actors.channel import ANY_PORT, GrpcServer, PortRange
 from paceline.actors.errors import PacelineError
 from paceline.actors.messages import PROTOCOL_VERSION, SelectorSnapshot
 from paceline.actors.tracer import span
@@ -40,7 +40,7 @@ class SelectorServer(pb_grpc.SelectorServicer):
         max_message_bytes: Largest message taken or sent.
         heartbeat_s: What drafters are told of when to come again.
         workers: Most streams and calls at once: one stream per target and per drafter, and room for short calls.
-        port: 0 takes a free one.
+        ports: Where to look for a free port.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class SelectorServer(pb_grpc.SelectorServicer):
         max_message_bytes: int,
         heartbeat_s: float,
         workers: int = 64,
-        port: int = 0,
+        ports: PortRange = ANY_PORT,
     ) -> None:
         self._selector = selector
         self._heartbeat_s = heartbeat_s
         self._changed = Condition()  # its lock guards the core
-        self._server = GrpcServer(host, token=token, max_message_bytes=max_message_bytes, workers=workers, port=port)
+        self._server = GrpcServer(host, token=token, max_message_bytes=max_message_bytes, workers=workers, ports=ports)
         adder: Callable[..., None] = pb_grpc.add_SelectorServicer_to_server
         self._server.add(lambda server: adder(self, server))
 

@@ -17,6 +17,7 @@ from paceline.cluster.served_process import ServedProcess
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
 DRAFTERS = ("ngram", "suffix", "early_exit", "generalist")
+PORTS = (21000, 21999)
 # float32: greedy text is then a function of the prompt alone, whatever the shape of the batch.
 DOCUMENT: dict[str, Any] = {
     "target": {"model": "embedded", "dtype": "float32", "max_queue": 8},
@@ -26,7 +27,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "early_exit", "kind": "early_exit", "options": {"layers": 6}},
         {"name": "generalist", "kind": "head", "options": {"model": str(ROOT / "zoo" / "generalist")}},
     ],
-    "network": {"host": "127.0.0.1"},
+    "network": {"host": "127.0.0.1", "ports": list(PORTS)},
 }
 
 

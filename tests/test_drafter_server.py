@@ -15,7 +15,7 @@ import pytest
 from fake_drafter import FakeDrafter, until
 
 from paceline.actors import drafter_link, wire
-from paceline.actors.channel import GrpcServer, open_channel
+from paceline.actors.channel import ANY_PORT, GrpcServer, PortRange, open_channel
 from paceline.actors.drafter_link import GrpcLink
 from paceline.actors.drafter_server import SERVICE, SESSION_METHOD, DrafterServer
 from paceline.actors.errors import ConfigError, LinkDown, ProtocolError
@@ -34,7 +34,9 @@ class Site:
         self.scores: list[Score] = []
         self._ends: list[Callable[[], Any]] = []
 
-    def serve(self, host: FakeDrafter, *, port: int = 0, max_targets: int = 8) -> tuple[DrafterServer, str]:
+    def serve(
+        self, host: FakeDrafter, *, ports: PortRange = ANY_PORT, max_targets: int = 8
+    ) -> tuple[DrafterServer, str]:
         server = DrafterServer(
             host,
             self.scores.extend,
@@ -42,7 +44,7 @@ class Site:
             token=TOKEN,
             max_message_bytes=MAX_BYTES,
             max_targets=max_targets,
-            port=port,
+            ports=ports,
         )
         address = server.start()
         self._ends.insert(0, server.stop)
@@ -253,7 +255,7 @@ def test_a_link_comes_back_after_a_restart_on_the_same_port(site: Site) -> None:
     with pytest.raises(LinkDown, match="not connected"):
         link.send(DrafterBatch(1, closes=[1]))
     assert link.receive(5.0) is None  # at once: there is nothing to wait for
-    site.serve(FakeDrafter(), port=int(address.rpartition(":")[2]))
+    site.serve(FakeDrafter(), ports=2 * (int(address.rpartition(":")[2]),))
     until(lambda: link.up)
     assert (link.generation, link.traffic.connects, link.traffic.breaks) == (2, 2, 1)
     assert ask(link, DrafterBatch(1, [opening(1, 10)], [], [Propose(1, 1, 1)])).drafts[0].tokens == [11]
@@ -346,7 +348,7 @@ def test_a_process_ends_although_its_link_is_up(site: Site) -> None:
 def test_a_port_in_use_and_a_senseless_address_are_named(site: Site) -> None:
     port = int(site.serve(FakeDrafter())[1].rpartition(":")[2])
     with pytest.raises(ConfigError, match=rf"cannot bind 127.0.0.1:{port}"):
-        site.serve(FakeDrafter(), port=port)
+        site.serve(FakeDrafter(), ports=(port, port))
     with pytest.raises(ConfigError, match="expected host:port, got 'nowhere'"):
         open_channel("nowhere", token=None, max_message_bytes=MAX_BYTES)
 

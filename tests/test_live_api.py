@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 from bad_input_cases import CASES, check_case
-from live_cluster import DRAFTERS, ROOT, ask, body, model_name, prompts, text_of, wait_until
+from live_cluster import DRAFTERS, PORTS, ROOT, ask, body, model_name, prompts, text_of, wait_until
 
 from paceline.cluster.client import Client
 from paceline.cluster.served_process import ServedProcess
@@ -71,6 +71,13 @@ def test_a_request_may_name_its_policy_and_gets_the_same_text(live: ServedProces
 def test_bad_input_is_refused_and_named(live: ServedProcess, case: object) -> None:
     with httpx.Client(base_url=live.url, timeout=30) as client:
         check_case(client, model_name(live), case)
+
+
+def test_every_grpc_server_listens_where_the_firewall_lets_it(live: ServedProcess) -> None:
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    addresses = {actor["name"]: actor["address"] for actor in live.status()["actors"] if actor["address"]}
+    assert set(addresses) == {"selector", *DRAFTERS}
+    assert all(PORTS[0] <= int(address.rpartition(":")[2]) <= PORTS[1] for address in addresses.values()), addresses
 
 
 def test_after_all_bad_input_a_good_request_works(live: ServedProcess) -> None:

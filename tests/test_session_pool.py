@@ -170,7 +170,7 @@ class Cluster:
 
     def start(self, name: str, host: FakeDrafter, port: int = 0) -> str:
         server = DrafterServer(
-            host, lambda scores: None, host="127.0.0.1", token=None, max_message_bytes=1 << 20, port=port
+            host, lambda scores: None, host="127.0.0.1", token=None, max_message_bytes=1 << 20, ports=(port, port)
         )
         address = server.start()
         self.servers[name] = server
