@@ -16,6 +16,10 @@ from paceline.cluster.fleet import Fleet
 from paceline.cluster.ingress import Ingress
 from paceline.cluster.target_replica import TargetReplica
 
+# Where Serve's controller and proxy are, without which nothing goes on anyway: the loss of any other node must neither
+# cost the requests that pass through an ingress there, nor leave nobody to bring drafters back.
+_AT_THE_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+
 
 def build_app(config: dict[str, Any]) -> Application:
     """Wire ingress, target replicas, selector and drafters.
@@ -30,7 +34,7 @@ def build_app(config: dict[str, Any]) -> Application:
     document = settings.model_dump()
     target = settings.target
     ongoing = target.max_sequences + target.max_queue
-    fleet = serve.deployment(name="Fleet", ray_actor_options={"num_cpus": 0})(Fleet)
+    fleet = serve.deployment(name="Fleet", ray_actor_options=_AT_THE_HEAD)(Fleet)
     replicas = serve.deployment(
         name="Target",
         num_replicas=target.replicas,
@@ -38,9 +42,9 @@ def build_app(config: dict[str, Any]) -> Application:
         max_ongoing_requests=ongoing + 16,
         ray_actor_options=_placement(target.resources),
     )(TargetReplica)
-    ingress = serve.deployment(
-        name="Ingress", max_ongoing_requests=4 * (ongoing + 16), ray_actor_options={"num_cpus": 0}
-    )(Ingress)
+    ingress = serve.deployment(name="Ingress", max_ongoing_requests=4 * (ongoing + 16), ray_actor_options=_AT_THE_HEAD)(
+        Ingress
+    )
     return ingress.bind(document, replicas.bind(document), fleet.bind(document))
 
 
