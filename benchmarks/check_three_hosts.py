@@ -1,0 +1,234 @@
+"""Does a cluster outlive the loss of a host? `ray up` on three hosts, requests all the while, a link cut and mended.
+
+`deploy/three_hosts.sh` makes the hosts out of network namespaces and runs this on a fourth, from which an operator
+would work: everything here goes over ssh and HTTP. Greedy answers in float32 must equal those of plain decoding in this
+process, whatever happens to the link meanwhile.
+
+    sudo deploy/three_hosts.sh            # needs a Python with paceline: PYTHON=.venv/bin/python
+    sudo deploy/three_hosts.sh --quick    # one short cut only, which Ray does not notice
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from check_lossless import decode
+from cluster_watch import TOKENS, Board, Ride, ask, is_up, say, text_of, wait_until
+from provenance import provenance
+from rich.console import Console
+from rich.table import Table
+
+from paceline.actors.model_facts import eos_ids
+from paceline.actors.model_loader import load_model
+from paceline.actors.model_source import resolve
+from paceline.cluster.tokenizer import ChatTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
+WORK = Path("/tmp/three-hosts")
+RAY_PROCESSES = "[r]aylet|[g]cs_server|[r]ay::|[r]ay/_private|[r]ay/dashboard|[r]ay/autoscaler|[r]ay start"
+
+Rows = list[tuple[str, float, str]]
+
+
+def main() -> None:
+    """Bring up, ask, cut, mend, take down; print a table, end with one JSON line; exit 1 where something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one short cut only")
+    parser.add_argument("--prompts", type=int, default=6)
+    options = parser.parse_args()
+    head, *workers = os.environ["THREE_HOSTS"].split()
+    rows: Rows = []
+    say("plain decoding in this process, for the texts to expect")
+    prompts = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    expected = plain_texts(prompts[: options.prompts])
+    WORK.mkdir()
+    write_files(head, workers)
+    try:
+        with timed(rows, "ray up", f"head {head}, workers {', '.join(workers)}"):
+            run("ray", "up", "--yes", "--no-config-cache", str(WORK / "cluster.yaml"))
+        with timed(rows, "serve deploy, until every drafter can be asked", ""):
+            run("scp", "-q", str(WORK / "serve.yaml"), f"{head}:")
+            run("ssh", head, "source .bashrc; serve deploy serve.yaml")
+            wait_until(lambda: is_up(f"http://{head}:8000"), 120, "the cluster is up")
+        lost = ride(f"http://{head}:8000", head, workers[0], expected, options.quick, rows)
+    except BaseException:
+        look(head)
+        raise
+    finally:
+        with timed(rows, "ray down", ""):
+            run("ray", "down", "--yes", str(WORK / "cluster.yaml"))
+    wait_for_none = time.monotonic()
+    while any((left := {host: leftovers(host) for host in (head, *workers)}).values()):
+        if time.monotonic() > wait_for_none + 60:
+            break
+        time.sleep(1)
+    rows.append(("until the last process of Ray has ended", time.monotonic() - wait_for_none, ""))
+    report(rows, lost, left)
+    raise SystemExit(int(bool(lost) or any(left.values())))
+
+
+def ride(url: str, head: str, victim: str, expected: dict[str, str], quick: bool, rows: Rows) -> list[str]:
+    """Requests without a pause while a link is cut and mended; returns what was lost."""
+    with Board(url) as board, Ride(url, expected) as asking:
+        board.wait_for("four drafters", lambda nodes: len(nodes) == 4, 60)
+        before = dict(board.nodes)
+        theirs = {name for name, node in before.items() if node == victim}
+        assert theirs, f"no drafter on {victim}: {before}"
+        assert head not in before.values(), f"a drafter on the head: {before}"
+        crossed(url, expected, before, rows)
+        cut_shortly(victim, before, theirs, board, asking, rows)
+        if not quick:
+            cut_for_long(head, victim, before, theirs, board, asking, rows)
+        crossed(url, expected, {name: node for name, node in board.nodes.items() if node == victim}, rows)
+    rows.append(("requests all the while", asking.asked, f"{len(asking.wrong)} lost or wrong"))
+    rows.append(("slowest answer", asking.slowest_s, ""))
+    return asking.wrong
+
+
+def cut_shortly(victim: str, before: dict[str, str], theirs: set[str], board: Board, asking: Ride, rows: Rows) -> None:
+    """A cable out and in again: Ray does not notice, and the same processes go on."""
+    link(victim, "down")
+    silent_s = board.wait_for("its drafters are silent", lambda nodes: not any(nodes.get(name) for name in theirs), 60)
+    rows.append((f"link of {victim} cut, until its drafters are seen not to answer", silent_s, ""))
+    asking.wait_for(2)
+    link(victim, "up")
+    rows.append(("mended at once, until they answer", board.wait_for("as before", lambda now: now == before, 60), ""))
+    asking.wait_for(2)
+
+
+def cut_for_long(
+    head: str, victim: str, before: dict[str, str], theirs: set[str], board: Board, asking: Ride, rows: Rows
+) -> None:
+    """Until Ray has given the host up, which then has to start anew."""
+    rest = set(before) - theirs
+    started = time.monotonic()
+    link(victim, "down")
+    wait_until(lambda: victim not in alive(head), 120, "Ray gives the node up")
+    rows.append((f"link of {victim} cut, until Ray has given the host up", time.monotonic() - started, ""))
+    board.wait_for("its drafters are left out", lambda nodes: set(nodes) == rest, 60)
+    rows.append(("... until the target has, too", time.monotonic() - started, f"left: {', '.join(sorted(rest))}"))
+    asking.wait_for(4)
+    link(victim, "up")
+    back_s = board.wait_for("its drafters are back", lambda now: now.keys() == before.keys() and all(now.values()), 300)
+    rows.append(("mended, until its drafters, started anew, answer", back_s, ""))
+    asking.wait_for(4)
+
+
+def crossed(url: str, expected: dict[str, str], drafters: dict[str, str], rows: Rows) -> None:
+    """Every drafter drafts for the target over the network, and the text stays what it was."""
+    for name, node in drafters.items():
+        accepted = rounds = 0
+        for prompt, text in expected.items():
+            reply = ask(url, prompt, paceline={"drafter": name})
+            assert text_of(reply) == text, f"{name}: {text_of(reply)!r} is not {text!r}"
+            told = reply["metrics"]["speculative_decoding"]
+            accepted += told["accepted_tokens"]
+            rounds += round(told["rounds_by_drafter"].get(name, 0.0) * told["rounds"])
+        assert rounds, f"{name} on {node} never drafted"
+        rows.append((f"{name} on {node}", rounds, f"rounds, {accepted} tokens accepted"))
+
+
+def plain_texts(prompts: list[str]) -> dict[str, str]:
+    """What the target says to each prompt by itself: one token at a time."""
+    folder = resolve("embedded").path
+    model, tokenizer, stop = load_model(folder, dtype="float32"), ChatTokenizer(folder), eos_ids(folder)
+    texts = {}
+    for prompt in prompts:
+        tokens = decode(model, model, tokenizer.apply_chat([{"role": "user", "content": prompt}]), stop, TOKENS).tokens
+        texts[prompt] = tokenizer.decode([token for token in tokens if token not in stop])
+    return texts
+
+
+def write_files(head: str, workers: list[str]) -> None:
+    """The two files of `deploy/`, with these addresses, and what three real hosts would not share: installation."""
+    cluster = yaml.safe_load((ROOT / "deploy" / "onprem.yaml").read_text(encoding="utf-8"))
+    cluster["provider"] |= {"head_ip": head, "worker_ips": workers}
+    cluster["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_ed25519"}
+    cluster["file_mounts"] = {"~/paceline": str(ROOT)}
+    cluster["setup_commands"] = ["test -d ~/paceline/zoo && paceline pull"]
+    (WORK / "cluster.yaml").write_text(yaml.safe_dump(cluster), encoding="utf-8")
+    served = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
+    settings = served["applications"][0]["args"]
+    settings["target"] |= {"dtype": "float32"}
+    settings["network"] |= {"token": secrets.token_hex(16)}
+    (WORK / "serve.yaml").write_text(yaml.safe_dump(served), encoding="utf-8")
+
+
+def alive(head: str) -> set[str]:
+    """Addresses of the nodes that Ray takes for alive."""
+    asked = (
+        "import json, urllib.request as u; "
+        "print(u.urlopen('http://127.0.0.1:8265/api/v0/nodes', timeout=5).read().decode())"
+    )
+    told = json.loads(run("ssh", head, f'source .bashrc; python -c "{asked}"', quiet=True))
+    return {node["node_ip"] for node in told["data"]["result"]["result"] if node["state"] == "ALIVE"}
+
+
+def look(head: str) -> None:
+    """Something failed: what Ray says of it."""
+    logs = "/tmp/ray/session_latest/logs"
+    for command in ("ray status", "serve status", f"tail -n 40 {logs}/monitor.log {logs}/serve/controller*.log"):
+        asked = subprocess.run(["ssh", head, f"source .bashrc; {command}"], capture_output=True, text=True, timeout=60)
+        print(f"--- {command}\n{asked.stdout[-6000:]}{asked.stderr[-2000:]}", flush=True)
+
+
+def leftovers(host: str) -> list[str]:
+    """Ray's processes on a host."""
+    return run("ssh", host, f"pgrep -af '{RAY_PROCESSES}' || true", quiet=True).splitlines()
+
+
+def link(host: str, state: str) -> None:
+    """Plug a host's cable in or out, at the switch."""
+    run("ip", "link", "set", f"to{host.rpartition('.')[2]}", state)
+
+
+def run(*command: str, quiet: bool = False) -> str:
+    """Run a command, showing it; its output goes to a log unless it fails.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    if not quiet:
+        say("$ " + " ".join(command))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+@contextmanager
+def timed(rows: Rows, what: str, remark: str) -> Iterator[None]:
+    """Note how long a step took."""
+    started = time.monotonic()
+    yield
+    rows.append((what, time.monotonic() - started, remark))
+
+
+def report(rows: Rows, lost: list[str], left: dict[str, list[str]]) -> None:
+    """The table, what was lost, and the JSON line."""
+    table = Table()
+    for column in ("step", "seconds or count", ""):
+        table.add_column(column, justify="right" if column.startswith("seconds") else "left")
+    for what, figure, remark in rows:
+        table.add_row(what, f"{figure:.1f}" if isinstance(figure, float) else str(figure), remark)
+    table.add_row("processes of Ray left behind", str(sum(map(len, left.values()))), "")
+    Console(width=120).print(table)
+    for line in (*lost, *(f"{host}: {line}" for host, lines in left.items() for line in lines)):
+        say(line)
+    steps = {what: round(figure, 2) for what, figure, _ in rows}
+    print(json.dumps({"benchmark": "three hosts", "steps": steps, "lost": len(lost), "left": left, **provenance()}))
+
+
+if __name__ == "__main__":
+    main()
