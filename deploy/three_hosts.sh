@@ -29,7 +29,7 @@ check() {
     [ "$(uname -s)" = Linux ] || missing "needs Linux"
     [ "$(id -u)" = 0 ] || missing "needs root, for network namespaces"
     local tool
-    for tool in ip unshare nsenter rsync ssh ssh-keygen /usr/sbin/sshd; do
+    for tool in ip unshare setpriv rsync ssh ssh-keygen /usr/sbin/sshd; do
         command -v "$tool" >/dev/null || missing "$tool is missing (Debian: iproute2 util-linux rsync openssh-client openssh-server)"
     done
     [ -x "$python" ] || missing "no Python; name one with paceline installed: PYTHON=.../bin/python"
@@ -42,8 +42,9 @@ say() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
 outside() {
     check
     # In the background, so that SIGTERM is heard: `unshare` itself blocks it. Ctrl-C is for the command inside.
-    env --default-signal=INT unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc -- \
-        "$0" --operator "$@" <&0 &
+    env --default-signal=INT setpriv --pdeathsig KILL \
+        unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc -- \
+        "$here/three_hosts.sh" --operator "$@" <&0 &
     local unshared=$! status=0
     trap 'kill -KILL $unshared; exit 143' TERM
     trap : INT
@@ -65,6 +66,7 @@ operator() {
     ip link add bridge type bridge
     ip addr add $net.1/24 dev bridge
     ip link set bridge up
+    own_folders   # before there are hosts, which begin with what is here
     for host in "${hosts[@]}"; do
         ip netns add "$host"
         ip link add "to$host" type veth peer name eth0 netns "$host"
@@ -74,9 +76,8 @@ operator() {
         ip -n "$host" link set eth0 up
         ip -n "$host" route add default via $net.1   # leads nowhere, but tells Ray which address is its own
         ip netns exec "$host" unshare --mount --pid --uts --ipc --fork --kill-child --mount-proc -- \
-            "$0" --host "$host" &
+            "$here/three_hosts.sh" --host "$host" &
     done
-    own_folders
     mkdir -p ~/.ssh
     cp /run/key ~/.ssh/id_ed25519
     printf 'Host %s.*\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n' $net > ~/.ssh/config
