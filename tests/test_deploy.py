@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from crd_schema import violations
-from jsonschema import Draft7Validator
-from ray import autoscaler
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from paceline.cluster.config import ClusterConfig, parse_config
 
@@ -67,8 +67,9 @@ HEAD = {"node:__internal_head__": 1.0}
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_cluster_file_is_what_ray_up_takes(name: str) -> None:
-    schema = json.loads((Path(autoscaler.__file__).parent / "ray-schema.json").read_text())
-    Draft7Validator(schema).validate(load(name))
+    validate_config(prepare_config(load(name)))
+    with pytest.raises(ValidationError, match="'min_worker' was unexpected"):
+        validate_config(prepare_config(load(name) | {"min_worker": 1}))
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
