@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from paceline.actors.draft_length import Ask
+from paceline.actors.engine_counts import NO_DRAFTER, NO_WEIGHTS
 from paceline.actors.ports import DrafterPool, WeightsBoard
 from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
@@ -29,7 +30,10 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
     for sequence in sequences:
         most = sequence.draft_limit(setup.max_draft)
         drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance) if most else None
-        if drafter is not None:
+        if drafter is None:
+            if most:
+                setup.counts.fallbacks[NO_WEIGHTS if usable else NO_DRAFTER] += 1
+        else:
             asks.append(Ask(sequence.seq, drafter, most, carried_tokens(sequence, drafter)))
     lengths = [ask.most for ask in asks] if setup.lengths is None else setup.lengths.choose(asks, len(sequences))
     return {ask.seq: Arm(ask.drafter, length) for ask, length in zip(asks, lengths, strict=True) if length}

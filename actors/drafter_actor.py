@@ -86,6 +86,11 @@ class DrafterActor:
             "sessions": self._host.sessions,
         }
 
+    def counters(self) -> dict[str, float]:
+        """What it did since it started: seconds by kind of work (`open_s`, ..), positions scored, scores dropped."""
+        busy = {f"{work}_s": seconds for work, seconds in self._host.busy_s.items()}
+        return {**busy, "scored": self._host.scored, "scores_dropped": self._scores.dropped}
+
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""
         return TRACER.since(since_ns)

@@ -36,6 +36,8 @@ from paceline.actors.tracer import span
 
 logger = logging.getLogger(__name__)
 
+WORK = ("open", "catch_up", "propose")  # what a drafter's time goes to
+
 Result = TypeVar("Result")
 
 
@@ -63,12 +65,18 @@ class DrafterHost:
     Args:
         drafter: The kind.
         max_sessions: Most sessions at once.
+
+    Attributes:
+        busy_s: Seconds spent on each part of `WORK`.
+        scored: Positions that were scored.
     """
 
     def __init__(self, drafter: Drafter, max_sessions: int) -> None:
         self._drafter = drafter
         self._max_sessions = max_sessions
         self._held: dict[int, int] = {}  # seq -> committed tokens
+        self.busy_s = dict.fromkeys(WORK, 0.0)
+        self.scored = 0  # positions
 
     @property
     def sessions(self) -> int:
@@ -81,11 +89,18 @@ class DrafterHost:
         answer = _Answer([], [], [], [])
         with span("open", sequences=len(batch.opens)) if batch.opens else nullcontext():
             self._open(batch.opens, answer)
+        opened = time.perf_counter()
         with span("catch up", sequences=len(batch.commits)) if batch.commits else nullcontext():
             self._commit(batch.commits, answer)
+        caught_up = time.perf_counter()
         with span("propose", sequences=len(batch.proposes), ask=batch.round) if batch.proposes else nullcontext():
             self._propose(batch.proposes, answer)
+        proposed = time.perf_counter()
         self._close(batch.closes, answer)
+        self.busy_s["open"] += opened - began
+        self.busy_s["catch_up"] += caught_up - opened
+        self.busy_s["propose"] += proposed - caught_up
+        self.scored += sum(len(score.gammas) for score in answer.scores)
         busy_ms = (time.perf_counter() - began) * 1e3
         return DrafterReply(batch.round, answer.drafts, answer.resyncs, answer.failures, busy_ms), answer.scores
 

@@ -16,6 +16,7 @@ from paceline.actors.draft_latency import DraftLatency
 from paceline.actors.drafter_link import Link, Received
 from paceline.actors.errors import DraftError, LinkDown, ProtocolError
 from paceline.actors.feature_reader import FeatureReader
+from paceline.actors.latency_histogram import LatencyHistogram
 from paceline.actors.messages import (
     Commit,
     Draft,
@@ -62,6 +63,7 @@ class DrafterPeer:
         member: Member,
         link: Link,
         counts: Counter[str],
+        waits: LatencyHistogram,
         *,
         vocab_size: int,
         deadline_s: float,
@@ -71,6 +73,7 @@ class DrafterPeer:
         self.member = member
         self._link = link
         self._counts = counts
+        self._waits = waits
         self._vocab_size = vocab_size
         self._clock = clock
         self._ledger = SessionLedger(clock)
@@ -202,11 +205,13 @@ class DrafterPeer:
         while (inquiry := self._inquiry) is not None:
             received = self._receive(max(0.0, inquiry.due_s - self._clock()))
             if received is None:
+                self._waits.observe(self._clock() - inquiry.sent_s)
                 if self._inquiry is inquiry:
                     self._miss(inquiry)
                 break
             drafts = self._take(received)
             if received.reply.round == inquiry.round:
+                self._waits.observe(received.at_s - inquiry.sent_s)
                 # An answer without drafts is a refusal: how fast it came says nothing about drafting.
                 return drafts, self._timing(inquiry, received.at_s) if received.reply.drafts else None
         return [], None

@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from random import Random
@@ -19,6 +20,7 @@ from random import Random
 from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.draft_length import DraftLength
+from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import SequenceOpened
@@ -65,6 +67,7 @@ class EngineLimits:
 class _Waiting:
     generation: Generation
     listener: Listener
+    since_s: float
 
 
 class Engine:
@@ -85,6 +88,7 @@ class Engine:
         self._chance = chance or Random()
         lengths = DraftLength() if limits.adapt_length else None
         self.pace = Pace()
+        self.counts = EngineCounts()
         self._setup = Setup(
             model,
             pool,
@@ -94,6 +98,7 @@ class Engine:
             limits.max_prefill,
             self._chance,
             self.pace,
+            self.counts,
             limits.report_tokens,
         )
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
@@ -114,6 +119,11 @@ class Engine:
         """Generations queued."""
         return len(self._waiting)
 
+    @property
+    def kv_usage(self) -> float:
+        """The share of `max_tokens_in_flight` that is promised to running sequences: at 1 nobody is admitted."""
+        return self._in_flight(list(self._running)) / self._limits.max_tokens_in_flight
+
     def submit(self, generation: Generation, listener: Listener) -> None:
         """Queue a generation; its chunks go to `listener`, on the engine's thread.
 
@@ -130,7 +140,7 @@ class Engine:
             running, waiting = len(self._running), len(self._waiting)
             if running + waiting >= self._limits.max_sequences + self._limits.max_queue:
                 raise Overloaded(f"{running} requests run and {waiting} wait, the most that this target takes")
-            self._waiting.append(_Waiting(generation, listener))
+            self._waiting.append(_Waiting(generation, listener, time.monotonic()))
             self._changed.notify()
 
     def abort(self, request_id: str) -> None:
@@ -187,19 +197,21 @@ class Engine:
                 self._pool.usable()
             if self._stopping:
                 return False
-            in_flight = sum(s.prompt_tokens + s.generation.max_tokens for s in self._running)
+            in_flight = self._in_flight(self._running)
             while self._waiting and len(self._running) < self._limits.max_sequences:
                 generation = self._waiting[0].generation
                 in_flight += len(generation.prompt) + generation.max_tokens
                 if in_flight > self._limits.max_tokens_in_flight:
                     break
-                listener = self._waiting.popleft().listener
+                waiting = self._waiting.popleft()
                 seq = next(self._ids)
                 followers = self._followers(seq, generation)
                 cache = self._model.new_cache(generation.prompt)
-                sequence = Sequence(seq, generation, cache, listener, followers)
+                sequence = Sequence(seq, generation, cache, waiting.listener, followers)
                 self._running.append(sequence)
                 admitted.append(sequence)
+                waited_s = time.monotonic() - waiting.since_s
+                self.counts.admitted(sequence.prompt_tokens, sequence.cached_tokens, waited_s)
         for sequence in admitted:
             if sequence.generation.speculate:
                 wanted = sequence.generation
@@ -214,6 +226,10 @@ class Engine:
                 self._board.opened(opened)
                 self._pool.open(sequence)
         return True
+
+    @staticmethod
+    def _in_flight(sequences: list[Sequence]) -> int:
+        return sum(s.prompt_tokens + s.generation.max_tokens for s in sequences)
 
     def _followers(self, seq: int, generation: Generation) -> tuple[str, ...]:
         """The drafters that shall follow a sequence, that is draft for it or at least be scored on it; empty means all.
@@ -248,6 +264,8 @@ class Engine:
         with self._changed:
             aborted, self._aborted = self._aborted, set()
         for sequence, chunk in zip(batch, chunks, strict=True):
+            if chunk is not None:
+                self.counts.played(chunk)
             if sequence.finished is None and sequence.generation.request_id in aborted:
                 sequence.finished = "abort"
             if sequence.finished is not None:

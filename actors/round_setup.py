@@ -7,6 +7,7 @@ from random import Random
 
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.draft_length import DraftLength
+from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.pace import Pace
 from paceline.actors.ports import DrafterPool, WeightsBoard
 
@@ -26,4 +27,5 @@ class Setup:
     max_prefill: int
     chance: Random
     pace: Pace
+    counts: EngineCounts
     report_tokens: bool = False

@@ -15,12 +15,13 @@ from itertools import count
 from paceline.actors.drafter_link import Link
 from paceline.actors.drafter_peer import DrafterPeer
 from paceline.actors.feature_reader import FeatureReader
+from paceline.actors.latency_histogram import DRAFT_BOUNDS_S, HistogramCount, LatencyHistogram
 from paceline.actors.messages import Draft, DraftTiming, Member
 from paceline.actors.ports import Drafts, Tracked
 
 
 class SessionPool:
-    """See `ports.DrafterPool`. The engine's thread calls everything but `counters`, which any thread may.
+    """See `ports.DrafterPool`. The engine's thread calls everything but `counters` and `waits`, which any thread may.
 
     Args:
         members: The drafters there are now. As long as it returns the same object, nothing is looked at.
@@ -54,6 +55,7 @@ class SessionPool:
         self._seen: Sequence[Member] | None = None
         self._peers: dict[str, DrafterPeer] = {}
         self._counts: dict[str, Counter[str]] = {}  # by drafter, those that left included
+        self._waits: dict[str, LatencyHistogram] = {}  # likewise
 
     def usable(self) -> Sequence[str]:
         """Drafters that may be asked now."""
@@ -117,6 +119,10 @@ class SessionPool:
         counted.update({name: dict(peer.counts()) for name, peer in list(self._peers.items())})
         return counted
 
+    def waits(self) -> dict[str, HistogramCount]:
+        """How long drafts were waited for, by drafter: from Propose sent to Draft received, or given up."""
+        return {name: histogram.count for name, histogram in list(self._waits.items())}
+
     def shutdown(self) -> None:
         """Give all links up."""
         for peer in self._peers.values():
@@ -148,6 +154,7 @@ class SessionPool:
                     member,
                     self._connect(member),
                     counts,
+                    self._waits.setdefault(name, LatencyHistogram(DRAFT_BOUNDS_S)),
                     vocab_size=self._vocab_size,
                     deadline_s=self._deadline_s,
                     features=self._features,
