@@ -87,9 +87,10 @@ class DrafterActor:
         }
 
     def counters(self) -> dict[str, float]:
-        """What it did since it started: seconds by kind of work (`open_s`, ..), positions scored, scores dropped."""
-        busy = {f"{work}_s": seconds for work, seconds in self._host.busy_s.items()}
-        return {**busy, "scored": self._host.scored, "scores_dropped": self._scores.dropped}
+        """Sequences held, and since it started: seconds by `drafter_host.WORK`, positions scored, scores dropped."""
+        host = self._host
+        counted = {"sessions": host.sessions, "scored": host.scored, "scores_dropped": self._scores.dropped}
+        return {**host.busy_s, **counted}
 
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""

@@ -18,7 +18,7 @@ REQUEST_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 
 
 @dataclass(frozen=True, slots=True)
 class HistogramCount:
-    """A histogram at one moment. `counts[i]` are observations above bound i - 1 and up to bound i; the last has none."""
+    """A histogram at one moment. `counts[i]` are observations above bound i - 1, up to bound i; the last is open."""
 
     counts: tuple[int, ...]  # [bounds + 1]
     sum_s: float

@@ -31,6 +31,8 @@ from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
 from paceline.cluster.json_body import check_media_type, parse_object
 from paceline.cluster.live_feed import LiveFeed
+from paceline.cluster.metrics.endpoint import MetricsEndpoint
+from paceline.cluster.metrics.request_metrics import RequestClock, RequestMetrics, TimedBackend
 from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
 from paceline.cluster.request_plan import Planner
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TRACE_S = 30.0
 _LONG_BODY = 64 * 1024  # bytes; a longer one is parsed on another thread
+_COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _CLIENT_GONE = 499  # as nginx logs it; there is no one to read it
 
 
@@ -61,9 +64,13 @@ def create_api(
         model_name: The one model name that clients may use.
         max_context: Most tokens of prompt and answer together.
         stop_ids: Token ids that end a text.
+
+    Returns:
+        The application; `state.requests` are its `RequestMetrics`.
     """
     api = FastAPI(title="paceline", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     activity = Activity()
+    requests = api.state.requests = RequestMetrics(model_name, config.selector.policy, _COMPLETIONS)
     endpoints = _Endpoints(
         backend,
         tokenizer,
@@ -72,6 +79,7 @@ def create_api(
         max_context,
         activity,
         LiveFeed(backend, activity, config, model_name),
+        requests,
     )
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
     for path, method, endpoint in (
@@ -89,8 +97,12 @@ def create_api(
     ):
         api.add_api_route(path, _guarded(endpoint), methods=[method], response_model=None)
     DashboardPages().add_to(api)
+    if "http" in config.metrics.export:
+        metrics = MetricsEndpoint(backend, requests)
+        api.add_api_route("/metrics", _guarded(metrics.metrics), methods=["GET"], response_model=None)
     api.add_exception_handler(HTTPException, _refused)
     api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)
+    api.add_middleware(RequestClock, metrics=requests)  # outermost: it sees every answer
     return api
 
 
@@ -104,8 +116,11 @@ class _Endpoints:
         max_context: int,
         activity: Activity,
         feed: LiveFeed,
+        requests: RequestMetrics,
     ) -> None:
         self._backend = backend
+        self._requests = requests
+        self._timed = TimedBackend(backend, requests)
         self._tokenizer = tokenizer
         self._planner = planner
         self._model_name = model_name
@@ -170,10 +185,12 @@ class _Endpoints:
             include_ids=body.return_token_ids,
         )
         plan = await self._planner.plan(body, writer.id)
-        completion = Completion(self._backend, self._tokenizer.decode, plan, writer, self._activity)
+        completion = Completion(self._timed, self._tokenizer.decode, plan, writer, self._activity)
+        answers = len(plan.generations)
         if not body.stream:
-            return JSONResponse(await while_connected(request.receive, completion.whole()))
-        events = completion.events()
+            whole = self._requests.whole(completion.whole, answers)
+            return JSONResponse(await while_connected(request.receive, whole))
+        events = self._requests.events(completion.events(), answers)
         # The first event is there before the head is sent, so that a refusal still gets its own status.
         return EventStream(await while_connected(request.receive, _first(events)), events)
 

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from paceline.actors.generation import Chunk, Generation
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.metrics.samples import Samples
 from paceline.cluster.trace_document import ProcessTrace
 
 Mode = Literal["speculation", "plain decoding"]
@@ -77,8 +78,8 @@ class Pulse:
     plain_round_ms: float = 0.0
 
 
-class Backend(Protocol):
-    """The cluster, as the HTTP endpoint sees it."""
+class Generates(Protocol):
+    """What runs generations."""
 
     def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
         """Stream one sequence: one chunk per round, the last one with a finish reason.
@@ -91,6 +92,14 @@ class Backend(Protocol):
             NotReady: no target is there.
             EngineError: the decoding loop failed.
         """
+        ...
+
+
+class Backend(Generates, Protocol):
+    """The cluster, as the HTTP endpoint sees it."""
+
+    async def metrics(self) -> dict[str, Samples]:
+        """The newest metrics of every process but this one, by process."""
         ...
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from paceline.actors.errors import EngineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.cluster.activity import Activity
-from paceline.cluster.backend import Backend
+from paceline.cluster.backend import Generates
 from paceline.cluster.interleave import interleave
 from paceline.cluster.openai_replies import Choice, Delta, FinalReason, ReplyWriter, RoundDetail, Usage
 from paceline.cluster.request_plan import Plan
@@ -36,12 +36,13 @@ class Completion:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Generates,
         decode: Callable[[list[int]], str],
         plan: Plan,
         writer: ReplyWriter,
         activity: Activity,
     ) -> None:
+    def __init__(self, backend: Generates, decode: Callable[[list[int]], str], plan: Plan, writer: ReplyWriter) -> None:
         self._backend = backend
         self._decode = decode
         self._plan = plan

@@ -147,6 +147,16 @@ class NetworkConfig(Settings):
         return self
 
 
+class MetricsConfig(Settings):
+    """Where metrics go, and how often they are gathered."""
+
+    export: tuple[Literal["http", "ray"], ...] = Field(
+        ("http", "ray"),
+        description="`http`: at /metrics of the endpoint; `ray`: by Ray's own metrics, at every node's export port",
+    )
+    interval_s: float = Field(5.0, ge=0.2, le=300, description="between looks at the counters")
+
+
 class ClusterConfig(Settings):
     """A whole cluster."""
 
@@ -156,6 +166,7 @@ class ClusterConfig(Settings):
     selector: SelectorConfig = SelectorConfig()
     http: HttpConfig = HttpConfig()
     network: NetworkConfig = NetworkConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _names_agree(self) -> ClusterConfig:

@@ -23,6 +23,8 @@ from paceline.actors.tracer import Span
 from paceline.cluster.backend import ActorStatus
 from paceline.cluster.config import ClusterConfig, DrafterConfig, Resources
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.metrics.fleet_metrics import FleetMetrics, WatchedActor
+from paceline.cluster.metrics.publisher import MetricPublisher
 from paceline.cluster.naming import drafter_name, namespace, selector_name
 from paceline.cluster.selector_actor import SelectorActor
 
@@ -37,10 +39,13 @@ class Fleet:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = ClusterConfig.model_validate(config)
-        self._namespace = namespace(serve.get_replica_context().app_name)
+        application = serve.get_replica_context().app_name
+        self._namespace = namespace(application)
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._remove_strangers()
         self._ensure()
+        metrics = FleetMetrics(application, self._watched, [drafter.name for drafter in self._config.drafters])
+        self._metrics = MetricPublisher("fleet", metrics.gather, application, self._config.metrics)
 
     async def statuses(self) -> list[ActorStatus]:
         """Ask every actor how it is; one that does not answer in time is down."""
@@ -101,6 +106,9 @@ class Fleet:
         self._ensure()
 
     def __del__(self) -> None:
+        metrics = getattr(self, "_metrics", None)
+        if metrics is not None:
+            metrics.close()
         for actor in self._actors.values():
             ray.kill(actor, no_restart=True)
 
@@ -123,6 +131,14 @@ class Fleet:
         if actor is None:
             raise NotReady("the selector is not there")
         return actor
+
+    def _watched(self) -> list[WatchedActor]:
+        """The actors whose metrics are exported."""
+        config, actors = self._config, self._actors
+        selector = WatchedActor("selector", "selector", "", actors.get(selector_name(config)))
+        return [selector] + [
+            WatchedActor(d.name, d.kind, d.name, actors.get(drafter_name(config, d))) for d in config.drafters
+        ]
 
     def _ensure(self) -> None:
         config = self._config

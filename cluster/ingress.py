@@ -25,6 +25,8 @@ from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.metrics.publisher import MetricPublisher, board_of
+from paceline.cluster.metrics.samples import Samples
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -43,6 +45,9 @@ class RayBackend:
         self._target = target
         self._fleet = fleet
         self._own_name = ray.get_runtime_context().get_actor_name() or ""
+        context = serve.get_replica_context()
+        self._replica = context.replica_id.unique_id
+        self._board = board_of(context.app_name, config.metrics)
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
         """Stream a generation; where its replica dies, go on from what was sent, on another.
@@ -80,6 +85,12 @@ class RayBackend:
             raise
         finally:
             stream.cancel()
+
+    async def metrics(self) -> dict[str, Samples]:
+        """See `Backend.metrics`."""
+        found = await asyncio.to_thread(self._board.read)
+        found.pop(self._replica, None)  # the endpoint's own are newer
+        return found
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         """Wait for so long, and return what every process that answers did meanwhile."""
@@ -179,7 +190,7 @@ class Ingress:
         """Build the endpoints once the replica is there."""
         path = self._folder.path
         longest = max_positions(path)
-        return create_api(
+        api = create_api(
             self._backend,
             ChatTokenizer(path),
             self._settings,
@@ -187,6 +198,16 @@ class Ingress:
             min(self._settings.target.max_context or longest, longest),
             eos_ids(path),
         )
+        context = serve.get_replica_context()
+        self._metrics = MetricPublisher(
+            context.replica_id.unique_id, api.state.requests.gather, context.app_name, self._settings.metrics
+        )
+        return api
+
+    def __del__(self) -> None:
+        metrics = getattr(self, "_metrics", None)
+        if metrics is not None:
+            metrics.close()
 
 
 async def _within(response: Any) -> Any:

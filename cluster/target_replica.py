@@ -35,6 +35,8 @@ from paceline.cluster.backend import Pulse
 from paceline.cluster.caller_watch import CallerWatch
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.engine_limits import engine_limits, feature_layers, kv_tokens
+from paceline.cluster.metrics.publisher import MetricPublisher
+from paceline.cluster.metrics.target_metrics import TargetMetrics
 from paceline.cluster.naming import namespace, selector_name
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,10 @@ class TargetReplica:
         self._thread.start()
         self._engine, self._pool = built.result()
         self._watch = CallerWatch(_is_gone, self._engine.abort)
+        metrics = TargetMetrics(self._engine, self._pool, self._board, [d.name for d in self._settings.drafters])
+        self._metrics = MetricPublisher(
+            context.replica_id.unique_id, metrics.gather, context.app_name, self._settings.metrics
+        )
 
     async def generate(self, generation: Generation) -> AsyncIterator[list[Chunk]]:
         """Stream one sequence, what has come since the last time each time; leaving early aborts it.
@@ -149,6 +155,9 @@ class TargetReplica:
             raise RuntimeError("the engine's thread has ended")
 
     def __del__(self) -> None:
+        metrics = getattr(self, "_metrics", None)
+        if metrics is not None:
+            metrics.close()
         engine = getattr(self, "_engine", None)
         if engine is not None:
             self._watch.close()

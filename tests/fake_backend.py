@@ -28,6 +28,7 @@ from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, P
 from paceline.cluster.config import ClusterConfig, parse_config
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.request_log import RequestLog
+from paceline.cluster.metrics.samples import Samples
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -95,6 +96,7 @@ class FakeBackend:
         self.ready = True
         self.log: RequestLog | None = None
         self.usable: tuple[str, ...] = ("ngram",)
+        self.samples: dict[str, Samples] = {}
 
     @property
     def running(self) -> set[str]:
@@ -111,6 +113,9 @@ class FakeBackend:
                 yield item
         finally:
             self.ended.append(generation.request_id)
+
+    async def metrics(self) -> dict[str, Samples]:
+        return self.samples
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         await asyncio.sleep(seconds)

@@ -86,7 +86,7 @@ FALLBACKS = Metric(
     "Drafts that were wanted and not had: `late` missed the deadline, `lost` died with its link, `bad_draft` could not "
     "be verified, `failure` and `capacity` were refused by the drafter, `not_asked` had no line or was in quarantine, "
     "`oversize` fits no message, `no_features` needs what the target does not keep. Drafter `none`: rounds in which "
-    "nobody could be asked (`no_drafter`), or nobody with weight (`no_weights`).",
+    "nobody could be asked (`no_drafter`), or nobody that serves the sequence has weight in it (`no_weights`).",
     ("drafter", "reason"),
 )
 QUARANTINES = Metric(
@@ -181,7 +181,7 @@ REFUSED = Metric(
     "paceline_requests_refused_total",
     "counter",
     "requests",
-    "HTTP requests answered with a status of 400 or more.",
+    "HTTP requests under `/v1/` that were answered with a status of 400 or more.",
     ("status",),
 )
 TTFT_SECONDS = Metric(
@@ -196,7 +196,7 @@ INTER_TOKEN_SECONDS = Metric(
     "paceline_inter_token_latency_seconds",
     "histogram",
     "seconds",
-    "Streamed answers: time between rounds that brought tokens, divided among a round's tokens; one observation a token.",
+    "Streamed answers: time between rounds that brought tokens, shared by a round's tokens; each token counts once.",
     (),
     TOKEN_BOUNDS_S,
 )
@@ -222,10 +222,11 @@ DRAFTER_WEIGHT = Metric(
     "paceline_drafter_weight", "gauge", "0 to 1", "The drafter's weight in a new sequence.", ("drafter",)
 )
 DRAFTER_EAL = Metric(
-    "paceline_drafter_expected_accepted_tokens",
+    "paceline_drafter_expected_accepted_length",
     "gauge",
     "tokens",
-    "Expected accepted length (EAL) of a longest draft, over the last positions it was scored at, whoever pulled.",
+    "Expected accepted length (EAL): tokens that a round with its longest draft brings, the bonus token included, over "
+    "the last positions it was scored at, whoever pulled.",
     ("drafter",),
 )
 DRAFTER_ACCEPTANCE = Metric(
@@ -246,7 +247,7 @@ BUSY_SECONDS = Metric(
     "paceline_drafter_busy_seconds_total",
     "counter",
     "seconds",
-    "The drafter's own time by work: `open` (prompts), `catch_up` (which is scoring: the cost of evaluation), `propose`.",
+    "The drafter's own time by work: `open` (prompts), `catch_up` (scoring, the cost of evaluation), `propose`.",
     ("drafter", "work"),
 )
 DRAFTER_SESSIONS = Metric(

@@ -6,13 +6,15 @@ A process's metrics are gathered into `Samples` every few seconds; both ways out
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator
 
 from paceline.actors.latency_histogram import HistogramCount
 from paceline.cluster.metrics.names import BY_NAME, Metric
 
 Key = tuple[str, tuple[str, ...]]  # a metric's name, and its labels' values in order
 Value = float | HistogramCount
+
+MOST_SILENT = 64  # processes remembered that are silent, and may only have been late
 
 
 class Samples:
@@ -65,12 +67,13 @@ class Totals:
     """Samples of several processes as one: counters go on growing where a process restarts from 0 or goes for good."""
 
     def __init__(self) -> None:
-        self._last: dict[str, Samples] = {}
+        self._last: dict[str, Samples] = {}  # the one that was heard of longest ago first
+        self._silent: set[str] = set()
         self._grown: dict[Key, Value] = {}
 
     def take(self, source: str, samples: Samples) -> None:
         """Note the newest samples of one process."""
-        before = self._last.get(source, Samples()).values
+        before = self._last.pop(source, Samples()).values
         for metric, labels, value in samples:
             if metric.kind != "gauge":
                 key = metric.name, labels
@@ -78,19 +81,24 @@ class Totals:
                 held = self._grown.get(key)
                 self._grown[key] = more if held is None else plus(held, more)
         self._last[source] = samples
+        self._silent.discard(source)
 
-    def keep(self, sources: Mapping[str, object]) -> None:
-        """Forget the gauges of all processes but these; what others counted stays counted."""
-        for source in [source for source in self._last if source not in sources]:
-            del self._last[source]
+    def keep(self, sources: Container[str]) -> None:
+        """Tell no gauges of other processes than these; what they counted stays counted."""
+        self._silent = {source for source in self._last if source not in sources}
+        for source in list(self._last):  # one that comes back after so many others counts from 0
+            if len(self._silent) > MOST_SILENT and source in self._silent:
+                self._silent.remove(source)
+                del self._last[source]
 
     def samples(self) -> Samples:
         """All of it."""
         whole = Samples()
         whole.values.update(self._grown)
-        for samples in self._last.values():
+        for source, samples in self._last.items():
             for metric, labels, value in samples:
-                if metric.kind == "gauge" and not isinstance(value, HistogramCount):
+                gauge = metric.kind == "gauge" and source not in self._silent
+                if gauge and not isinstance(value, HistogramCount):
                     held = whole.values.get((metric.name, labels))
                     if isinstance(held, float | int):
                         value = max(held, value) if metric.gathered == "max" else held + value

@@ -34,7 +34,8 @@ def _rows(metric: Metric, labels: tuple[str, ...], value: Value) -> list[str]:
     rows, total = [], 0
     for bound, count in zip([*map(_number, metric.bounds_s), "+Inf"], value.counts, strict=True):
         total += count
-        rows.append(f"{metric.name}_bucket{_braced([*pairs, f'le="{bound}"'])} {total}")
+        le = f'le="{bound}"'
+        rows.append(f"{metric.name}_bucket{_braced([*pairs, le])} {total}")
     rows.append(f"{metric.name}_sum{_braced(pairs)} {_number(value.sum_s)}")
     rows.append(f"{metric.name}_count{_braced(pairs)} {total}")
     return rows
