@@ -42,7 +42,6 @@ class Completion:
         writer: ReplyWriter,
         activity: Activity,
     ) -> None:
-    def __init__(self, backend: Generates, decode: Callable[[list[int]], str], plan: Plan, writer: ReplyWriter) -> None:
         self._backend = backend
         self._decode = decode
         self._plan = plan
