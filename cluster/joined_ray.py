@@ -15,7 +15,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from paceline.actors.errors import ConfigError, NotReady
-from paceline.cluster.local_ray import NAMESPACE, connecting
+from paceline.cluster.local_ray import NAMESPACE, connecting, metrics_addresses
 
 _CONNECT_S = 5.0
 
@@ -78,6 +78,10 @@ class JoinedRay:
 
     def memory_bytes(self) -> None:
         """Not ours to measure."""
+
+    def metrics_addresses(self) -> list[str]:
+        """`host:port` of every node's metrics export."""
+        return metrics_addresses()
 
     def stop(self, *, keep_logs: bool = False) -> None:
         """Disconnect; the cluster stays. Its logs stay with it, whatever `keep_logs` says."""

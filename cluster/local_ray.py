@@ -104,6 +104,10 @@ class LocalRay:
                 total += int(getattr(info, "pss", info.uss))
         return total
 
+    def metrics_addresses(self) -> list[str]:
+        """`host:port` of every node's metrics export."""
+        return metrics_addresses()
+
     def stop(self, *, keep_logs: bool = False) -> None:
         """End every process of it and remove its folder; harmless when repeated or when it never started."""
         held = self.processes()
@@ -143,6 +147,12 @@ class LocalRay:
             psutil.wait_procs(left, timeout=1.0)
         if left:
             logger.error("these processes could not be ended: %s", ", ".join(str(process.pid) for process in left))
+
+
+def metrics_addresses() -> list[str]:
+    """Where the nodes of the Ray that this process is connected to export metrics."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["MetricsExportPort"] > 0]
+    return sorted(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes)
 
 
 @contextlib.contextmanager

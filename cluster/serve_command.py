@@ -52,6 +52,10 @@ class RayHost(Protocol):
         """Memory of all its processes; None where it is not ours."""
         ...
 
+    def metrics_addresses(self) -> list[str]:
+        """`host:port` at which Ray exports metrics."""
+        ...
+
     def stop(self, *, keep_logs: bool = False) -> None:
         """End what `start` began, and nothing else."""
         ...
@@ -220,6 +224,16 @@ def _report(
         soft_wrap=True,
     )
     console.print("\nor `paceline chat`. Ctrl-C stops it.", style="dim")
+    if places := _metrics_places(config, host, url):
+        console.print(f"Metrics at {'; '.join(places)}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _metrics_places(config: ClusterConfig, host: RayHost, url: str) -> list[str]:
+    """Where Prometheus finds the metrics."""
+    places = [f"{url}/metrics"] if "http" in config.metrics.export else []
+    if "ray" in config.metrics.export:
+        places += [f"by Ray at http://{address}/metrics" for address in host.metrics_addresses()]
+    return places
 
 
 def _wait(host: RayHost, signals: StopSignals) -> None:

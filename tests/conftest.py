@@ -32,5 +32,6 @@ def live() -> Iterator[ServedProcess]:
 
     from paceline.cluster.served_process import ServedProcess
 
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # Ray's own is 10 s
     with ServedProcess(DOCUMENT) as served:
         yield served

@@ -28,6 +28,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "generalist", "kind": "head", "options": {"model": str(ROOT / "zoo" / "generalist")}},
     ],
     "network": {"host": "127.0.0.1", "ports": list(PORTS)},
+    "metrics": {"interval_s": 0.5},
 }
 
 

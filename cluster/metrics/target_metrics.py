@@ -107,9 +107,8 @@ class TargetMetrics:
             samples.add(names.LINK_BYTES, counts.get("bytes_sent", 0), label, "sent")
             samples.add(names.LINK_BYTES, counts.get("bytes_received", 0), label, "received")
             for count, amount in counts.items():
-                reason = fallback_reason(count)
-                if reason is not None:
-                    samples.add(names.FALLBACKS, amount, label, reason)
+                if (why := fallback_reason(count)) is not None:
+                    samples.add(names.FALLBACKS, amount, label, why)
         for drafter, waits in self._pool.waits().items():
             samples.add(names.RPC_SECONDS, waits, name(drafter))
 
