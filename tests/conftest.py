@@ -32,6 +32,6 @@ def live() -> Iterator[ServedProcess]:
 
     from paceline.cluster.served_process import ServedProcess
 
-    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # Ray's own is 10 s
+    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - so Ray spells it; its own is 10 s
     with ServedProcess(DOCUMENT) as served:
         yield served

@@ -51,7 +51,7 @@ class Prometheus:
             job["static_configs"][0]["targets"] = [target]
         rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
         for rule in rules["groups"][0]["rules"]:
-            rule["for"] = INTERVAL
+            rule["for"] = "0s"
         (folder / "alerts.yml").write_text(yaml.safe_dump(rules))
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self._url = f"http://127.0.0.1:{free_port()}"

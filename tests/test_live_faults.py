@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from live_cluster import DRAFTERS, actor, ask, kill, prompts, stream, text_of, wait_until
+from prometheus_server import Prometheus, require_binaries
 
 from paceline.cluster.served_process import ServedProcess
 
@@ -95,6 +97,22 @@ def test_with_all_drafters_dead_it_decodes_plainly_and_says_so(live: ServedProce
     again = ask(live, PROMPT, max_tokens=TOKENS)
     assert text_of(again) == expected
     assert again["metrics"]["speculative_decoding"]["accepted_tokens"] > 0
+
+
+def test_the_alert_for_a_dead_drafter_fires_and_clears(live: ServedProcess, tmp_path: Path) -> None:
+    """A head takes seconds to start, so that nobody needs to keep Ray from bringing it back."""
+    require_binaries()
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    alert = "PacelineDrafterDown", "generalist"
+    with Prometheus(tmp_path, "prometheus.yml", live.url.removeprefix("http://")) as prometheus:
+        up = 'paceline_actor_up{actor="generalist"}'
+        wait_until(lambda: prometheus.values(up) == [1.0], 30, "the drafter is seen")
+        assert alert not in prometheus.firing()
+        kill(live, "generalist")
+        wait_until(lambda: alert in prometheus.firing(), 30, "the alert fires")
+        assert text_of(ask(live, PROMPT, max_tokens=8)), "and requests are answered"
+        live.wait_for_drafters(set(DRAFTERS), 60)
+        wait_until(lambda: not prometheus.firing(), 30, "it clears, and nothing else fires")
 
 
 def mode(live: ServedProcess) -> str:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import pytest
-from bad_input_cases import CASES
 from engine_rig import GuessHost, rig
-from fake_backend import CONFIG, MODEL, FakeBackend, make_api, make_tokenizer, rounds, served, wait_until
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_server import DEPLOY, alert_queries, board_queries, require_binaries
 from table_model import TableModel
 
-from paceline.actors.errors import ConfigError, EngineError, Overloaded
 from paceline.actors.latency_histogram import HistogramCount, LatencyHistogram
-from paceline.cluster.config import parse_config
-from paceline.cluster.metrics import names, table
+from paceline.cluster.metrics import names
 from paceline.cluster.metrics.labels import MOST_OTHERS, OTHER, LabelNames
 from paceline.cluster.metrics.names import BY_NAME, METRICS
 from paceline.cluster.metrics.ray_export import middles
@@ -262,168 +253,3 @@ class TestTarget:
             fallbacks = dict(running.engine.counts.fallbacks)
         assert set(fallbacks) == {"no_drafter"}
         assert 0 < fallbacks["no_drafter"] <= 10
-
-
-@pytest.fixture(scope="module")
-def backend() -> FakeBackend:
-    return FakeBackend(lambda generation: rounds([5, 6, 7, 8, 9], [2, 1], "length"))
-
-
-@pytest.fixture(scope="module")
-def url(backend: FakeBackend, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    with served(make_api(backend, tokenizer)) as address:
-        yield address
-
-
-def read(url: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    reply = httpx.get(f"{url}/metrics")
-    assert reply.status_code == 200
-    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(reply.text)
-        for sample in family.samples
-    }
-
-
-def post(url: str, **fields: Any) -> httpx.Response:
-    body = {"model": MODEL, "prompt": "the fox", "max_tokens": 8, **fields}
-    return httpx.post(f"{url}/v1/completions", json=body, timeout=30)
-
-
-class TestEndpoint:
-    def test_answers_are_counted_by_their_end_and_streams_are_timed(self, url: str, backend: FakeBackend) -> None:
-        before = read(url)
-        assert post(url, stream=True).status_code == 200
-        assert post(url, n=2).status_code == 200
-        after = read(url)
-
-        def more(name: str, *labels: str) -> float:
-            return after[name, labels] - before[name, labels]
-
-        assert more(names.REQUESTS.name, "length") == 3
-        assert more(f"{names.TTFT_SECONDS.name}_count") == 1, "streams only"
-        assert more(f"{names.INTER_TOKEN_SECONDS.name}_count") == 3, "every token after the first round's"
-        assert more(f"{names.E2E_SECONDS.name}_count") == 2
-
-    def test_a_failure_in_mid_answer_is_an_error(self, url: str, backend: FakeBackend) -> None:
-        before, script = read(url), backend.script
-        backend.script = lambda generation: [*rounds([5, 6], [1], None), EngineError("lost")]
-        try:
-            assert post(url).status_code == 500
-            assert "lost" in post(url, stream=True).text
-        finally:
-            backend.script = script
-        after = read(url)
-        assert after[names.REQUESTS.name, ("error",)] - before[names.REQUESTS.name, ("error",)] == 2
-        assert after[names.REFUSED.name, ("500",)] - before[names.REFUSED.name, ("500",)] == 1
-
-    def test_a_client_that_leaves_is_an_abort(self, url: str, backend: FakeBackend) -> None:
-        before = read(url)[names.REQUESTS.name, ("abort",)]
-        backend.delay_s = 0.3
-        try:
-            body = {"model": MODEL, "prompt": "the fox", "max_tokens": 8, "stream": True}
-            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as reply:
-                next(reply.iter_lines())
-            wait_until(lambda: read(url)[names.REQUESTS.name, ("abort",)] == before + 1, 10, "it is counted")
-        finally:
-            backend.delay_s = 0.0
-
-    def test_refusals_are_counted_by_status_and_end_no_answer(self, url: str, backend: FakeBackend) -> None:
-        before, script = read(url), backend.script
-        backend.script = lambda generation: [Overloaded("full")]
-        try:
-            assert post(url).status_code == 429
-            assert post(url, stream=True).status_code == 429
-        finally:
-            backend.script = script
-        assert post(url, model="no-such-model").status_code == 404
-        assert httpx.get(f"{url}/v1/nothing").status_code == 404
-        assert httpx.get(f"{url}/elsewhere").status_code == 404
-        after = read(url)
-        for status, count in (("429", 2), ("404", 2)):
-            assert after[names.REFUSED.name, (status,)] - before[names.REFUSED.name, (status,)] == count
-        for reason in ("stop", "length", "error", "abort"):
-            assert after[names.REQUESTS.name, (reason,)] == before[names.REQUESTS.name, (reason,)]
-
-    def test_nothing_that_a_client_sends_becomes_a_label(self, url: str) -> None:
-        before = set(read(url))
-        for case in CASES[::8]:
-            post(url, model=f"model-of-{case.name}", user=f"user-of-{case.name}")
-            httpx.request(f"ODD{len(case.name)}", f"{url}/v1/path-of-{case.name}")
-        fresh = set(read(url)) - before
-        assert {name for name, _ in fresh} <= {names.REFUSED.name}
-        assert len(fresh) <= 3
-
-    def test_other_processes_samples_are_there_with_its_own(self, url: str, backend: FakeBackend) -> None:
-        backend.samples = {"target": sampled(7, 2)}
-        try:
-            assert read(url)[names.ROUNDS.name, ("ngram",)] == 7
-            assert read(url)[names.RUNNING.name, ()] == 2
-            backend.samples = {}
-            assert read(url)[names.ROUNDS.name, ("ngram",)] == 7
-            assert (names.RUNNING.name, ()) not in read(url)
-        finally:
-            backend.samples = {}
-
-    def test_where_it_is_not_exported_there_is_no_page(self, backend: FakeBackend, tmp_path: Path) -> None:
-        config = parse_config({**CONFIG.model_dump(), "metrics": {"export": ["ray"]}})
-        with served(make_api(backend, make_tokenizer(tmp_path), config)) as address:
-            assert httpx.get(f"{address}/metrics").status_code == 404
-
-
-class TestDocument:
-    def test_its_table_is_the_newest(self, tmp_path: Path) -> None:
-        document = ROOT / "docs" / "metrics.md"
-        assert table.main([str(document), "--check"]) == 0, "python -m paceline.cluster.metrics.table docs/metrics.md"
-        old = tmp_path / "old.md"
-        old.write_text(document.read_text().replace(names.ROUNDS.help, "Something else."))
-        assert table.main([str(old), "--check"]) == 1
-        assert table.main([str(old)]) == 0
-        assert old.read_text() == document.read_text()
-
-    def test_a_file_without_marks_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "page.md").write_text("# Nothing\n")
-        with pytest.raises(ConfigError, match="end of metrics"):
-            table.main([str(tmp_path / "page.md")])
-
-    def test_it_explains_every_alert_and_no_other(self) -> None:
-        told = set(re.findall(r"^\| `(Paceline\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
-        assert told == {alert for alert, _ in alert_queries()}
-
-
-class TestQueries:
-    """The board's and the alerts', without a Prometheus; `test_live_metrics` asks a real one."""
-
-    @pytest.mark.parametrize(("title", "query"), [*board_queries("paceline"), *alert_queries()])
-    def test_they_name_only_metrics_and_labels_that_there_are(self, title: str, query: str) -> None:
-        found = re.findall(r"(paceline_[a-z0-9_]+)(?:\{([^}]*)\})?", query)
-        assert found, title
-        for written, matchers in found:
-            metric = BY_NAME.get(written) or BY_NAME[re.sub(r"_(bucket|count|sum)$", "", written)]
-            assert (written != metric.name) == (metric.kind == "histogram"), f"{title}: {written}"
-            assert set(re.findall(r"(\w+)[=!]", matchers)) <= set(metric.labels), f"{title}: {written}"
-
-    def test_promtool_takes_configuration_and_rules(self) -> None:
-        require_binaries()
-        for kind, path in (("config", "prometheus.yml"), ("config", "ray.yml"), ("rules", "alerts.yml")):
-            checked = subprocess.run(
-                ["promtool", "check", kind, str(DEPLOY / "prometheus" / path)], capture_output=True, text=True
-            )
-            assert checked.returncode == 0, checked.stdout + checked.stderr
-
-    def test_the_board_can_be_loaded_anywhere(self) -> None:
-        """No data source of somebody's Grafana is written into it, and panels do not overlap."""
-        board = json.loads((DEPLOY / "grafana" / "paceline.json").read_text())
-        assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "prefix"}
-        taken: set[tuple[int, int]] = set()
-        for panel in board["panels"]:
-            place = panel["gridPos"]
-            cells = {(x + place["x"], y + place["y"]) for x in range(place["w"]) for y in range(place["h"])}
-            assert not cells & taken, panel["title"]
-            assert all(x < 24 for x, _ in cells)
-            taken |= cells
-            for part in (panel, *panel.get("targets", [])):
-                assert part.get("datasource", {"uid": "${datasource}"})["uid"] == "${datasource}"
-        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])

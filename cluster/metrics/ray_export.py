@@ -32,11 +32,14 @@ class RayExport:
             if isinstance(known, ray_metrics.Gauge) and not isinstance(value, HistogramCount):
                 known.set(value, tags)
                 continue
+            fresh = key not in self._told
             more = growth(self._told.get(key), value)
             self._told[key] = value
             if isinstance(known, ray_metrics.Counter) and not isinstance(more, HistogramCount):
                 if more > 0:
                     known.inc(more, tags)
+                elif fresh:
+                    known._record(0.0, tags)  # `inc` takes no 0, and without it the first rise cannot be seen
             elif isinstance(known, ray_metrics.Histogram) and isinstance(more, HistogramCount):
                 for middle_s, count in zip(middles(metric.bounds_s), more.counts, strict=True):
                     for _ in range(count):
