@@ -27,8 +27,8 @@ from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig, parse_config
 from paceline.cluster.explanation import Explanation, RequestList
-from paceline.cluster.request_log import RequestLog
 from paceline.cluster.metrics.samples import Samples
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 

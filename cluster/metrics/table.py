@@ -1,6 +1,6 @@
-"""The table of metrics in `docs/metrics.md`, made from `names`: `python -m paceline.cluster.metrics.table FILE [--check]`.
+"""The table of metrics in `docs/metrics.md`, made from `names`: `python -m paceline.cluster.metrics.table FILE`.
 
-It stands between two marks in the file; a test checks that it is the newest.
+It stands between two marks in the file; a test checks that it is the newest, as `--check` does.
 """
 
 from __future__ import annotations
