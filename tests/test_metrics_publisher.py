@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+
 import pytest
 from fake_backend import wait_until
 from ray.experimental import internal_kv
