@@ -44,7 +44,8 @@ class Fleet:
         self._actors: dict[str, ActorHandle[Any]] = {}
         self._remove_strangers()
         self._ensure()
-        metrics = FleetMetrics(application, self._watched, [drafter.name for drafter in self._config.drafters])
+        names = [drafter.name for drafter in self._config.drafters]
+        metrics = FleetMetrics(self._watched, names, lambda deployment: _running(application, deployment))
         self._metrics = MetricPublisher("fleet", metrics.gather, application, self._config.metrics)
 
     async def statuses(self) -> list[ActorStatus]:
@@ -192,6 +193,15 @@ class Fleet:
 
 def _placement(resources: Resources) -> dict[str, Any]:
     return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "resources": dict(resources.custom)}
+
+
+def _running(application: str, deployment: str) -> int:
+    """Replicas of a deployment that run, as Serve sees it."""
+    overview = serve.status().applications.get(application)
+    if overview is None or deployment not in overview.deployments:
+        return 0
+    states = overview.deployments[deployment].replica_states
+    return sum(count for state, count in states.items() if state.value == "RUNNING")
 
 
 async def _as_coroutine(reference: Any) -> Any:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray import serve
 from ray.actor import ActorHandle
 
 from paceline.actors.drafter_host import WORK
@@ -38,14 +37,19 @@ class FleetMetrics:
     """Gathers the fleet's samples.
 
     Args:
-        application: Name of the Serve application.
         actors: Those that there should be now.
         drafters: The configured drafters' names.
+        replicas: How many replicas of a Serve deployment run.
     """
 
-    def __init__(self, application: str, actors: Callable[[], Sequence[WatchedActor]], drafters: Sequence[str]) -> None:
-        self._application = application
+    def __init__(
+        self,
+        actors: Callable[[], Sequence[WatchedActor]],
+        drafters: Sequence[str],
+        replicas: Callable[[str], int],
+    ) -> None:
         self._actors = actors
+        self._replicas = replicas
         self._name = LabelNames((*drafters, "selector", *_SERVE_ACTORS.values()))
         self._counted = Totals()  # counters that go on where an actor restarts
         self._asked: dict[str, tuple[Any, list[Any]]] = {}  # by actor: its handle, and the answers awaited
@@ -67,7 +71,8 @@ class FleetMetrics:
                 self._counted.take(actor.name, counted)
         self._counted.keep(answers)
         samples.values.update(self._counted.samples().values)
-        self._serve(samples)
+        for deployment, name in _SERVE_ACTORS.items():
+            samples.add(names.ACTOR_UP, float(self._replicas(deployment) > 0), name, name)
         return samples
 
     def _answers(self, watched: Sequence[WatchedActor]) -> dict[str, list[Any]]:
@@ -112,11 +117,3 @@ class FleetMetrics:
         for reason, amount in counts.items():
             if reason != "scores_dropped_by_drafters":  # told by drafter
                 samples.add(names.SELECTOR_DISCARDS, amount, reason)
-
-    def _serve(self, samples: Samples) -> None:
-        overview = serve.status().applications.get(self._application)
-        for deployment, actor in _SERVE_ACTORS.items():
-            running = 0
-            if overview is not None and deployment in overview.deployments:
-                running = overview.deployments[deployment].replica_states.get("RUNNING", 0)  # type: ignore[call-overload]
-            samples.add(names.ACTOR_UP, float(running > 0), actor, actor)
