@@ -61,6 +61,8 @@ def _shown(field: FieldInfo) -> str:
         return str(default.model_dump(exclude_defaults=True))
     if default is PydanticUndefined:
         return ""
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(str, default))}]"  # as YAML has it
     return "not set" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
