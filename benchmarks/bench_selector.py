@@ -1,0 +1,254 @@
+"""How many sequence-rounds per second does one selector sustain on one core, and how old is the news it sends?
+
+No models: a real `SelectorServer` runs in a process of its own, bound to one core, and this process plays one target
+and N drafters over gRPC. In every step the target reports a round of each sequence, and each drafter sends its scores
+of the same tokens, one message each. First as fast as the selector takes it, a few steps ahead of it at most; then at a
+share of that pace, where the time is taken from a report to the weights that follow it. Ends with one JSON line.
+
+    python benchmarks/bench_selector.py [--drafters 2 8 32] [--sequences 64] [--seconds 5] [--policy normalhedge]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+import grpc
+import numpy as np
+from provenance import provenance
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from paceline.actors import selector_wire
+from paceline.actors.channel import open_channel
+from paceline.actors.messages import (
+    PROTOCOL_VERSION,
+    DraftTiming,
+    Heartbeat,
+    Score,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+)
+from paceline.cluster.config import SelectorConfig, SpeculationConfig
+from paceline.cluster.policy_options import REQUEST_POLICIES
+from paceline.cluster.selector import Selector
+from paceline.cluster.selector_server import UPDATE_INTERVAL_S, SelectorServer
+from paceline.protos import paceline_pb2 as pb
+from paceline.protos import paceline_pb2_grpc as pb_grpc
+
+CONSOLE = Console()
+TOKENS = 4  # committed per round and sequence
+PROMPT = 100
+LIFE = 64  # rounds of a sequence, after which another one takes its place
+AHEAD = 4  # steps sent before the selector has taken them: scores may not run further ahead than its rings are long
+WARM_UP = 8  # steps
+MESSAGE_BYTES = 64 << 20
+
+
+def serve(policy: str, drafters: int, core: int, pipe: Connection) -> None:
+    """A selector in a process of its own; tells its address, and at the end what it had to drop."""
+    os.sched_setaffinity(0, {core})
+    config = SelectorConfig.model_validate({"policy": policy})
+    selector = Selector(config, SpeculationConfig(), 60.0, time.monotonic)
+    server = SelectorServer(
+        selector, host="127.0.0.1", token=None, max_message_bytes=MESSAGE_BYTES, heartbeat_s=60.0, workers=drafters + 16
+    )
+    pipe.send(server.start())
+    pipe.recv()
+    pipe.send(server.counts())
+    server.stop()
+
+
+class Load:
+    """One target and N drafters at a selector's address."""
+
+    def __init__(self, address: str, drafters: int, sequences: int) -> None:
+        self._names = [f"drafter-{number}" for number in range(drafters)]
+        self._sequences = sequences
+        self._steps = 0
+        self._queues: list[SimpleQueue[Any]] = [SimpleQueue() for _ in range(drafters + 1)]
+        self._lock = Lock()
+        self._sent: dict[int, float] = {}  # sequence -> when the oldest report went out that no weights have followed
+        self.delays: list[float] = []
+        # Gammas of one step, drafter by drafter: 0 and 1, as greedy text has them.
+        random = np.random.default_rng(0)
+        self._gammas = (random.random((drafters, 64, TOKENS)) < 0.7).astype(np.float32)
+        self._channel_context = open_channel(address, token=None, max_message_bytes=MESSAGE_BYTES)
+        self._stub = pb_grpc.SelectorStub(self._channel_context.__enter__())  # type: ignore[no-untyped-call]
+        for name in self._names:
+            heartbeat = Heartbeat(name, "ngram", "127.0.0.1:1")
+            self._stub.Register(selector_wire.encode_heartbeat(heartbeat))
+        self._scores = [self._stub.Scores.future(_messages(queue)) for queue in self._queues[1:]]
+        self._updates = self._stub.Weights(_messages(self._queues[0]))
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def step(self) -> None:
+        """One round of every sequence."""
+        life, age = divmod(self._steps, LIFE)
+        first, start = life * self._sequences, PROMPT + age * TOKENS
+        seqs = range(first, first + self._sequences)
+        fresh = age == 0
+        report = TargetReport(
+            "target",
+            opened=[SequenceOpened(seq, PROMPT) for seq in seqs] if fresh else [],
+            rounds=[
+                SequenceRound(seq, start + TOKENS, self._names[seq % len(self._names)], 7, TOKENS - 1) for seq in seqs
+            ],
+            closed=[seq - self._sequences for seq in seqs] if fresh and life else [],
+            drafts=[DraftTiming(name, 1, 7, 2.0) for name in self._names],
+            verify_ms=10.0,
+        )
+        if fresh:  # a sequence must be known before its first scores, and go after its last
+            self.caught_up()
+            opening = TargetReport("target", opened=report.opened, closed=report.closed)
+            self._queues[0].put(selector_wire.encode_report(opening))
+            self._settle(lambda snapshot: snapshot.sequences == self._sequences)
+            report.opened.clear()
+            report.closed.clear()
+        for column, (name, queue) in enumerate(zip(self._names, self._queues[1:], strict=True)):
+            scores = [Score(seq, start, self._gammas[column, (seq + self._steps) % 64]) for seq in seqs]
+            queue.put(selector_wire.encode_scores(name, scores))
+        now = time.perf_counter()
+        with self._lock:
+            for seq in seqs:
+                self._sent.setdefault(seq, now)
+        self._queues[0].put(selector_wire.encode_report(report))
+        self._steps += 1
+
+    def caught_up(self, behind: int = 0) -> None:
+        """Wait until the selector has taken all steps but the last few, scores included."""
+        steps = self._steps - behind
+        rounds, scored = steps * self._sequences, steps * self._sequences * TOKENS * len(self._names)
+        self._settle(
+            lambda snapshot: (
+                sum(d.rounds for d in snapshot.drafters) >= rounds
+                and sum(d.scored for d in snapshot.drafters) >= scored
+            )
+        )
+
+    def close(self) -> None:
+        """Hang up."""
+        for queue in self._queues:
+            queue.put(None)
+        self._updates.cancel()
+        self._reader.join()
+        self._channel_context.__exit__(None, None, None)
+
+    def _settle(self, done: Any) -> None:
+        deadline = time.monotonic() + 30.0
+        while not done(
+            selector_wire.decode_snapshot(self._stub.Snapshot(pb.SnapshotRequest(version=PROTOCOL_VERSION)))
+        ):
+            if time.monotonic() > deadline:
+                raise SystemExit("the selector did not take what was sent within 30 s")
+            time.sleep(0.004)
+
+    def _read(self) -> None:
+        try:
+            for message in self._updates:
+                now = time.perf_counter()
+                with self._lock:
+                    for item in message.sequences:
+                        if (sent := self._sent.pop(item.seq, None)) is not None:
+                            self.delays.append(now - sent)
+        except grpc.RpcError as error:
+            if not self._updates.cancelled():  # by ourselves, at the end
+                CONSOLE.print(f"the updates ended: {error}")
+
+
+def _messages(queue: SimpleQueue[Any]) -> Iterator[Any]:
+    while (message := queue.get()) is not None:
+        yield message
+
+
+def measure(policy: str, drafters: int, sequences: int, seconds: float, share: float, core: int) -> dict[str, Any]:
+    """Capacity, then delays at a share of it."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(policy, drafters, core, there))
+    process.start()
+    try:
+        load = Load(here.recv(), drafters, sequences)
+        for _ in range(WARM_UP):
+            load.step()
+        load.caught_up()
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            for _ in range(AHEAD // 2):
+                load.step()
+                steps += 1
+            load.caught_up(behind=AHEAD // 2)
+        load.caught_up()
+        capacity = steps * sequences / (time.perf_counter() - began)
+        load.delays.clear()
+        pace = sequences / (share * capacity)
+        due = time.perf_counter()
+        end = due + seconds
+        while due < end:
+            time.sleep(max(0.0, due - time.perf_counter()))
+            load.step()
+            due += pace
+        load.caught_up()
+        time.sleep(2 * UPDATE_INTERVAL_S)
+        delays = 1e3 * np.array(load.delays)
+        load.close()
+        here.send(None)
+        counts = here.recv()
+    finally:
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+    dropped = {name: count for name, count in counts.items() if count}
+    p50, p99 = (round(float(np.percentile(delays, q)), 1) for q in (50, 99))
+    figures = {
+        "sequence_rounds_per_s": round(capacity),
+        "delay_p50_ms": p50,
+        "delay_p99_ms": p99,
+        "delays": len(delays),
+    }
+    return {"drafters": drafters, **figures, "dropped": dropped}
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--drafters", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--sequences", type=int, default=64, help="that the target runs at once")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the two measurements")
+    parser.add_argument("--share", type=float, default=0.5, help="of the capacity at which delays are measured")
+    parser.add_argument("--policy", choices=REQUEST_POLICIES, default="normalhedge")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, set(cores[:-1]))  # the selector has the last one to itself
+    source = provenance()
+    rows = [
+        measure(options.policy, drafters, options.sequences, options.seconds, options.share, cores[-1])
+        for drafters in track(options.drafters, "measuring", console=CONSOLE, transient=True)
+    ]
+    table = Table(title=f"One selector on one core, policy {options.policy}, {options.sequences} sequences at once")
+    for column in ("drafters", "sequence-rounds/s", f"delay of weights at {options.share:.0%}: p50, p99 ms", "dropped"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        delays = f"{row['delay_p50_ms']:.1f}, {row['delay_p99_ms']:.1f}"
+        table.add_row(
+            str(row["drafters"]), f"{row['sequence_rounds_per_s']:,}", delays, str(row["dropped"] or "nothing")
+        )
+    CONSOLE.print(table)
+    CONSOLE.print(f"Updates to one target are at least {UPDATE_INTERVAL_S * 1e3:g} ms apart, which delays include.")
+    fixed = {"policy": options.policy, "sequences": options.sequences, "share": options.share, "tokens": TOKENS}
+    print(json.dumps({"benchmark": "selector", **fixed, "rows": rows, **source}))
+
+
+if __name__ == "__main__":
+    main()
