@@ -112,7 +112,7 @@ class Load:
         if fresh:  # a sequence must be known before its first scores, and go after its last
             self.caught_up()
             opening = TargetReport("target", opened=report.opened, closed=report.closed)
-            self._queues[0].put(selector_wire.encode_report(opening))
+            self._queues[0].put(selector_wire.encode_reports([opening]))
             self._settle(lambda snapshot: snapshot.sequences == self._sequences)
             report.opened.clear()
             report.closed.clear()
@@ -123,7 +123,7 @@ class Load:
         with self._lock:
             for seq in seqs:
                 self._sent.setdefault(seq, now)
-        self._queues[0].put(selector_wire.encode_report(report))
+        self._queues[0].put(selector_wire.encode_reports([report]))
         self._steps += 1
 
     def caught_up(self, behind: int = 0) -> None:

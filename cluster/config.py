@@ -97,18 +97,18 @@ class SpeculationConfig(Settings):
 class SelectorConfig(Settings):
     """How the drafter is chosen."""
 
-    policy: PolicyName = "normalhedge"
+    policy: PolicyName = Field("normalhedge", description="who chooses the drafter; a request may name another")
     drafter: str | None = Field(None, description="the one that policy `fixed` plays")
     loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
     prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
     max_sequences: int = Field(4096, ge=1, le=10**6, description="learners held at once")
+    options: PolicyOptions = Field(PolicyOptions(), description="settings that only one policy has, by its name")
     explain_requests: int = Field(
         256, ge=0, le=65536, description="newest requests whose rounds are kept to be explained and recorded; 0: none"
     )
     explain_rounds: int = Field(512, ge=1, le=65536, description="first rounds of a sequence that are kept")
     explain_text: bool = Field(False, description="keep the committed tokens, too, and show them as text")
-    options: PolicyOptions = PolicyOptions()
     resources: Resources = Resources()
 
     @model_validator(mode="after")

@@ -34,37 +34,37 @@ REQUEST_POLICIES = tuple(name for name in POLICY_NAMES if name != "fixed")
 
 
 class EpsilonGreedyOptions(Settings):
-    """Of `epsilon_greedy`."""
+    """The best drafter so far, and now and then any."""
 
     epsilon: float = Field(0.1, ge=0, le=1, description="share of rounds that go to a drafter drawn uniformly")
 
 
 class ThompsonOptions(Settings):
-    """Of `thompson`."""
+    """A draw of each drafter's acceptance from what is believed of it."""
 
     seed: int = Field(0, ge=0, lt=2**63, description="of what it draws")
 
 
 class UcbSpecOptions(Settings):
-    """Of `ucbspec`, and of `ucbspec_tuned`, whose formula is the same but for the coefficient."""
+    """The highest upper confidence bound of tokens per round, as published (arXiv 2505.15141)."""
 
     delta: float = Field(0.1, gt=0, lt=1, description="chance with which the confidence bounds may fail")
 
 
 class TunedUcbSpecOptions(UcbSpecOptions):
-    """Of `ucbspec_tuned`."""
+    """As `ucbspec`, with a narrower confidence term."""
 
     coefficient: float = Field(0.15, ge=0, description="of the confidence term; 1 is the published formula")
 
 
 class MetaSdOptions(Settings):
-    """Of `metasd_ucb`."""
+    """The highest upper confidence bound of acceptance (arXiv 2604.05417)."""
 
     beta: float = Field(0.2, ge=0, description="of the confidence term sqrt(2 ln t / n)")
 
 
 class CompositeOptions(Settings):
-    """Of `composite`."""
+    """The first drafter, in a fixed order, that has something to offer."""
 
     priority: tuple[str, ...] = Field(
         (), description="drafters in the order in which they are tried; empty: the order in which they joined"
