@@ -67,8 +67,11 @@ class GammaRing:
         """Note a drafter's gammas at positions `start`, `start + 1`, ...; a repeat overwrites and is not new."""
         first = min(max(self._next - start, 0), len(gammas))
         last = max(min(self._next + self._length - start, len(gammas)), first)
-        rows = np.arange(start + first, start + last) % self._length
         kept = gammas[first:last]
+        at = (start + first) % self._length
+        rows: slice | npt.NDArray[np.intp] = slice(at, at + len(kept))  # which is quicker, where it does not wrap
+        if at + len(kept) > self._length:
+            rows = np.arange(at, at + len(kept)) % self._length
         new = kept[np.isnan(self._gammas[rows, drafter])]
         self._gammas[rows, drafter] = kept
         return Placed(new, late=first, early=len(gammas) - last)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -117,21 +117,34 @@ class Selector:
         if column is None:
             self._count("scores_of_unknown_drafter", len(scores))
             return
-        for given in scores:
-            if not ((given.gammas >= -_ROUNDING) & (given.gammas <= 1.0 + _ROUNDING)).all():  # NaN is neither
-                self._count("scores_invalid", 1)
-                continue
-            score = replace(given, gammas=np.clip(given.gammas, 0.0, 1.0))
+        new = []
+        for score in self._probabilities(scores):
             self.requests.scores(drafter, score)
             sequence = self._sequences.get(score.seq)
             if sequence is None:
                 self._count("scores_of_unknown_sequence", 1)
             else:
                 placed = sequence.ring.put(column, score.start, score.gammas)
-                self._tallies[column].scores(placed.gammas)
+                new.append(placed.gammas)
                 self.counts["gammas_late"] += placed.late
                 self.counts["gammas_early"] += placed.early
                 self._judge(sequence)
+        if new:
+            self._tallies[column].scores(np.concatenate(new))
+
+    def _probabilities(self, scores: Sequence[Score]) -> Iterator[Score]:
+        """The scores that are probabilities, rounded into [0, 1]; the others are counted. All are looked at together,
+        since a message holds many short ones."""
+        together = np.concatenate([score.gammas for score in scores]) if scores else np.empty(0, dtype=np.float32)
+        valid = (together >= -_ROUNDING) & (together <= 1.0 + _ROUNDING)  # NaN is neither
+        whole, rounded = bool(valid.all()), np.clip(together, 0.0, 1.0)
+        end = 0
+        for score in scores:
+            start, end = end, end + len(score.gammas)
+            if whole or valid[start:end].all():
+                yield Score(score.seq, score.start, rounded[start:end])
+            else:
+                self._count("scores_invalid", 1)
 
     # ------------------------------------------------------------ targets
 
@@ -175,8 +188,14 @@ class Selector:
             elif timing.length > 0:
                 timings.append((column, timing))
         self._cost.measured(timings, report.verify_ms)
+        outcomes: list[tuple[int, int, int, int]] = []  # row, column, drafted, accepted
         for played in report.rounds:
-            released.setdefault(played.seq, []).extend(self._played(played))
+            released.setdefault(played.seq, []).extend(self._played(played, outcomes))
+        if outcomes:
+            rows, *counts = np.array(outcomes).T
+            self._policy.played(rows, Played(*counts))
+        for seq in {played.seq for played in report.rounds} & self._sequences.keys():
+            self._judge(self._sequences[seq])
 
     def _end(self, connection: int, closed: Sequence[int]) -> None:
         for seq in closed:
@@ -301,8 +320,8 @@ class Selector:
         self._connections[sequence.connection].dropped[seq] = None
         self._count("sequences_evicted", 1)
 
-    def _played(self, played: SequenceRound) -> Floats:
-        """Note one round; returns the EALs it releases, [positions, drafters]."""
+    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Floats:
+        """Note one round, and add it to `outcomes`; returns the EALs it releases, [positions, drafters]."""
         column = self._membership.column(played.drafter)
         if not played.drafted:
             self._plain_rounds += 1
@@ -315,21 +334,13 @@ class Selector:
             self._count("rounds_of_unknown_sequence", 1)
             return np.empty((0, len(self._membership)))
         self._sequences.move_to_end(played.seq)
-        asked = -1 if column is None else column
-        self._policy.played(
-            np.array([sequence.row]),
-            Played(np.array([asked]), np.array([played.drafted]), np.array([played.accepted])),
-        )
+        outcomes.append((sequence.row, -1 if column is None else column, played.drafted, played.accepted))
         if column is not None and played.drafted:
             start = max(sequence.ring.token_time, played.committed - played.accepted - 1)
             if played.committed > start:
                 sequence.awaited.add(column, start, min(played.drafted, played.committed - start))
         self._connections[sequence.connection].changed[played.seq] = None
-        eal = sequence.ring.advance(played.committed)
-        self._judge(sequence)
-        for column, tally in enumerate(self._tallies):
-            tally.released(eal[:, column])
-        return eal
+        return sequence.ring.advance(played.committed)
 
     def _judge(self, sequence: _Sequence) -> None:
         """Tell the policy of rounds whose scores are now complete."""
@@ -354,6 +365,10 @@ class Selector:
 
         A sequence that was evicted meanwhile has no learner any more.
         """
+        together = [row for eal in released.values() for row in eal]
+        if together:
+            for tally, eal in zip(self._tallies, np.array(together).T, strict=True):
+                tally.released(eal)
         released = {seq: eal for seq, eal in released.items() if seq in self._sequences}
         for start in range(0, max(map(len, released.values()), default=0), LEARN_TOGETHER):
             blocks = {seq: eal[start : start + LEARN_TOGETHER] for seq, eal in released.items() if len(eal) > start}
