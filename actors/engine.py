@@ -222,6 +222,7 @@ class Engine:
                     sequence.drafters,
                     request=wanted.request_id,
                     policy=wanted.policy,
+                    sketch=wanted.sketch,
                 )
                 self._board.opened(opened)
                 self._pool.open(sequence)

@@ -27,6 +27,7 @@ class Generation:
         route: Statistics are shared by requests of one route.
         streamed: Whether each round's tokens are wanted at once; else they may be handed over several rounds at a time.
         show_weights: Whether each chunk tells the weights by which its drafter was drawn.
+        sketch: The prompt's, for the selector (`prompt_sketch`); empty where none is wanted.
         caller: Name of the actor that reads it, which may die without saying so; empty where nobody can.
     """
 
@@ -41,6 +42,7 @@ class Generation:
     policy: str = ""
     route: str = ""
     streamed: bool = True
+    sketch: bytes = b""
     caller: str = ""
     show_weights: bool = False
 

@@ -175,7 +175,8 @@ class SequenceOpened:
     """A target took a sequence. `drafters` names the only ones it may use; empty means all. `policy` is the one that
     chooses among them; empty means the cluster's.
 
-    `request` is the generation's id: choice i of request R is `R-i`.
+    `request` is the generation's id: choice i of request R is `R-i`. `sketch` is the prompt's (`prompt_sketch`); empty
+    where there is none.
     """
 
     seq: int
@@ -184,6 +185,7 @@ class SequenceOpened:
     drafters: tuple[str, ...] = ()
     request: str = ""
     policy: str = ""
+    sketch: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import grpc
 import numpy as np
 
+from paceline.actors import prompt_sketch
 from paceline.actors.errors import ProtocolError
 from paceline.actors.messages import (
     PROTOCOL_VERSION,
@@ -156,6 +157,7 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
                 drafters=o.drafters,
                 request=o.request,
                 policy=o.policy,
+                sketch=o.sketch,
             )
             for o in report.opened
         ],
@@ -189,15 +191,13 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
     """Read a target's report.
 
     Raises:
-        ProtocolError: another version, no name, or a time that is not a finite number of at least 0.
+        ProtocolError: another version, no name, a sketch of another size, or a time that is not a finite number of at
+            least 0.
     """
     check_version(message.version)
     return TargetReport(
         target=_named(message.target, "target"),
-        opened=[
-            SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), request=o.request, policy=o.policy)
-            for o in message.opened
-        ],
+        opened=[_decode_opened(item, f"opened[{i}]") for i, item in enumerate(message.opened)],
         rounds=[
             SequenceRound(r.seq, r.committed, r.drafter, r.drafted, r.accepted, r.length, r.carried, tuple(r.tokens))
             for r in message.rounds
@@ -214,6 +214,20 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
             round_ms=_milliseconds(message.round_ms, "round_ms"),
             weights_number=message.weights_number,
         ),
+    )
+
+
+def _decode_opened(message: pb.SequenceOpened, field: str) -> SequenceOpened:
+    if len(message.sketch) not in {0, prompt_sketch.BYTES}:
+        raise ProtocolError(f"{field}.sketch: expected {prompt_sketch.BYTES} bytes or none, got {len(message.sketch)}")
+    return SequenceOpened(
+        message.seq,
+        message.prompt_tokens,
+        message.route,
+        tuple(message.drafters),
+        request=message.request,
+        policy=message.policy,
+        sketch=message.sketch,
     )
 
 

@@ -102,8 +102,18 @@ class SelectorConfig(Settings):
     loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
     prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
+    prompt_weight: float = Field(
+        0.0, ge=0, le=1, description="how far a new sequence trusts what its prompt's words predict; 0 predicts nothing"
+    )
+    prior_memory: int = Field(
+        512, ge=1, le=10**9, description="positions, over all sequences, that priors and statistics remember"
+    )
     max_sequences: int = Field(4096, ge=1, le=10**6, description="learners held at once")
     options: PolicyOptions = Field(PolicyOptions(), description="settings that only one policy has, by its name")
+    state_file: str | None = Field(
+        None, min_length=1, description="where what was learned across requests outlives the selector; none: nowhere"
+    )
+    state_interval_s: float = Field(10.0, gt=0, le=86400, description="between two writes of it")
     explain_requests: int = Field(
         256, ge=0, le=65536, description="newest requests whose rounds are kept to be explained and recorded; 0: none"
     )
@@ -226,11 +236,12 @@ def load_config(path: str | Path) -> ClusterConfig:
 
 
 def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> ClusterConfig:
-    """Name model folders absolutely: Ray's processes do not run where the command was called.
+    """Name folders and files absolutely: Ray's processes do not run where the command was called.
 
     A model, the target's or a drafter's, that is written `./x` or `../x`, or names a folder that exists seen from
     `folder`, is that folder; everything else (`embedded`, hub ids) stays as it is. `folder` is the settings file's
     own; for what is then still no folder, and for settings that are in no file, it is the working directory.
+    `selector.state_file` is seen from there too, whether it exists or not.
     """
     from paceline.actors.model_source import EMBEDDED
 
@@ -242,6 +253,9 @@ def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> Clust
         path = folder / os.path.expanduser(model)
         if model.startswith(("./", "../")) or path.is_dir():
             settings["model"] = str(path.resolve())
+    state = document["selector"]["state_file"]
+    if state is not None:
+        document["selector"]["state_file"] = str((folder / os.path.expanduser(state)).resolve())
     return parse_config(document)
 
 

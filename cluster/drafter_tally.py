@@ -17,17 +17,27 @@ MEMORY = 512.0  # positions
 
 
 class Mean:
-    """A discounted mean of values that come in batches."""
+    """A discounted mean of values that come in batches; `memory` of them are remembered."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: float = MEMORY) -> None:
+        self._keep = 1.0 - 1.0 / memory
         self._sum = 0.0
         self._count = 0.0
 
     def add(self, values: npt.NDArray[np.floating]) -> None:
         """Note values; those of one batch count alike."""
-        keep = (1.0 - 1.0 / MEMORY) ** len(values)
+        keep = self._keep ** len(values)
         self._sum = keep * self._sum + float(values.sum())
         self._count = keep * self._count + len(values)
+
+    @property
+    def state(self) -> tuple[float, float]:
+        """Discounted sum and count."""
+        return self._sum, self._count
+
+    def restore(self, total: float, count: float) -> None:
+        """Go on from another mean's state."""
+        self._sum, self._count = total, count
 
     @property
     def value(self) -> float:
@@ -36,11 +46,11 @@ class Mean:
 
 
 class DrafterTally:
-    """One drafter's statistics."""
+    """One drafter's statistics, over the last `memory` positions or so."""
 
-    def __init__(self) -> None:
-        self.gamma = Mean()
-        self.eal = Mean()
+    def __init__(self, memory: float = MEMORY) -> None:
+        self.gamma = Mean(memory)
+        self.eal = Mean(memory)
         self.scored = 0
         self.rounds = 0
         self.drafted = 0

@@ -38,6 +38,11 @@ class LearnedPolicy(Policy):
         share = self._prior_weight
         self._learner.reset(row, self._prior.start(route, share, self._discount) if share else None)
 
+    def advise(self, row: int, advantages: Floats, share: float) -> None:
+        """See `Policy`: as if the sequence's memory were full of it."""
+        positions = share * self._prior.memory(self._discount)
+        self._learner.advise(row, positions * advantages, positions)
+
     def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:
         """See `Policy`."""
         self._learner.learn(rows, np.where(allowed, losses, np.nan))

@@ -71,6 +71,11 @@ class Learner(ABC):
         self._regret[row] = 0.0 if start is None else start.regret
         self._mass[row] = 0.0
 
+    def advise(self, row: int, regret: Floats, positions: float) -> None:
+        """Let a sequence that has just begun start from expected regrets, too, [drafters], worth so many positions."""
+        self._regret[row] += regret
+        self._mass[row] += self._massed(regret[None], np.full((1, len(regret)), positions))[0]
+
     def regret(self, row: int) -> Floats:
         """One sequence's regrets, [drafters]."""
         result: Floats = self._regret[row].copy()

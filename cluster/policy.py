@@ -73,7 +73,8 @@ def build_policy(config: SelectorConfig, max_draft: int) -> PolicyMix:
     Raises:
         ConfigError: it lacks what the policy needs.
     """
-    return PolicyMix(config.policy, config.max_sequences, partial(build_one, config, max_draft))
+    shared = SharedPrior(config.prior_memory)
+    return PolicyMix(config.policy, config.max_sequences, partial(build_one, config, max_draft), shared)
 
 
 def build_one(config: SelectorConfig, max_draft: int, name: str, prior: SharedPrior) -> Policy:

@@ -36,6 +36,10 @@ class Policy(ABC):
     def open(self, row: int, route: str) -> None:  # noqa: B027
         """A new sequence takes a row that was never used, or that was closed."""
 
+    def advise(self, row: int, advantages: Floats, share: float) -> None:  # noqa: B027
+        """A sequence that has just begun is expected to find these advantages per position over the mean of all
+        drafters, [drafters]; they are to be trusted by `share`, 0 to 1."""
+
     def close(self, row: int) -> None:  # noqa: B027
         """The row's sequence ended."""
 

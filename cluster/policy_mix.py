@@ -23,11 +23,14 @@ class PolicyMix(Policy):
         default: The policy of sequences that name none, and of the prior.
         max_sequences: Rows.
         build: Makes a policy from its name and the shared prior.
+        shared: What all sequences teach.
     """
 
-    def __init__(self, default: str, max_sequences: int, build: Callable[[str, SharedPrior], Policy]) -> None:
+    def __init__(
+        self, default: str, max_sequences: int, build: Callable[[str, SharedPrior], Policy], shared: SharedPrior
+    ) -> None:
         self._build = build
-        self._shared = SharedPrior()
+        self._shared = shared
         self._names: list[str] = []  # policies in use; a policy's place is its number
         self._policies: list[Policy] = []
         self._drafters: list[str] = []
@@ -39,6 +42,11 @@ class PolicyMix(Policy):
     def in_use(self) -> tuple[str, ...]:
         """The policies that have been made, the default first."""
         return tuple(self._names)
+
+    @property
+    def shared(self) -> SharedPrior:
+        """What all sequences taught."""
+        return self._shared
 
     @property
     def routes(self) -> int:
@@ -57,6 +65,10 @@ class PolicyMix(Policy):
         self._routes[row] = route
         self._of_row[row] = self._number(name) if name else 0
         self._policies[self._of_row[row]].open(row, route)
+
+    def advise(self, row: int, advantages: Floats, share: float) -> None:
+        """See `Policy`."""
+        self._policies[self._of_row[row]].advise(row, advantages, share)
 
     def close(self, row: int) -> None:
         """See `Policy`."""

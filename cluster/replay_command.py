@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def replay(
         from paceline.cluster.replay.regret_plot import plot_regret
 
         title = f"{file.name}: {tokens} tokens"
-        shown = [*result.policies, result.best_fixed]
+        shown = [*result.policies, replace(result.best_fixed, name=f"best fixed: {result.best_fixed.name}")]
         plot_regret(shown, [result.request_oracle, result.round_oracle], plot, title)
         console.print(f"regret drawn in {plot}", highlight=False, soft_wrap=True)
     if as_json:

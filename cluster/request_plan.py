@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from paceline.actors.errors import UnknownModel
 from paceline.actors.generation import Generation
+from paceline.actors.prompt_sketch import sketch
 from paceline.actors.sampling import Sampling
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.http_errors import RefusedRequest
@@ -51,6 +52,7 @@ class Planner:
         self._tokenizer = tokenizer
         self._drafters = tuple(drafter.name for drafter in config.drafters)
         self._max_choices = config.http.max_choices
+        self._sketched = config.selector.prompt_weight > 0
         self._max_draft = config.speculation.max_draft
         self._model_name = model_name
         self._most_tokens = min(max_context, config.target.max_tokens_in_flight)
@@ -99,6 +101,7 @@ class Planner:
                         # Stop strings are found in the text, by us: the sooner, the less is generated in vain.
                         streamed=request.stream or bool(request.stop),
                         show_weights=request.paceline.detail,
+                        sketch=sketch(prompt) if self._sketched else b"",
                     )
                 )
         return Plan(

@@ -48,6 +48,17 @@ class Fit:
             self._points.append((work, ms))
             self._line = None
 
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The window: work and milliseconds."""
+        return list(self._points)
+
+    def restore(self, points: Sequence[tuple[float, float]]) -> None:
+        """Go on from another fit's window."""
+        self._points.extend(points)
+        self._seen = max(self._seen, WARM_UP) if points else self._seen
+        self._line = None
+
     def at(self, work: float) -> float | None:
         """Expected milliseconds for this much work; None before the warm-up is over."""
         if not self._points:
@@ -95,6 +106,25 @@ class RoundCost:
             self._loads.append(load)
             if verify_ms > 0:
                 self._verify.add(0.0, verify_ms)
+
+    def draft_points(self, column: int) -> list[tuple[float, float]]:
+        """What a drafter's fit stands on."""
+        return self._drafts[column].points
+
+    def verify_points(self) -> tuple[list[tuple[float, float]], list[int]]:
+        """What the target's fit stands on, and recent loads."""
+        return self._verify.points, list(self._loads)
+
+    def restore_draft(self, column: int, points: Sequence[tuple[float, float]]) -> None:
+        """Go on from another life's fit of a drafter."""
+        self._drafts[column].restore(points)
+        self._fresh = False
+
+    def restore_verify(self, points: Sequence[tuple[float, float]], loads: Sequence[int]) -> None:
+        """Go on from another life's fit of the target."""
+        self._verify.restore(points)
+        self._loads.extend(loads)
+        self._fresh = False
 
     def draft_ms(self) -> Floats:
         """Expected drafting time if a drafter drafted for everyone, [drafters]; NaN where it was never measured."""

@@ -32,8 +32,11 @@ from paceline.cluster.membership import Membership
 from paceline.cluster.policy import build_policy
 from paceline.cluster.policy_base import Played
 from paceline.cluster.policy_options import REQUEST_POLICIES
+from paceline.cluster.prompt_predictor import PromptPrior
 from paceline.cluster.request_log import RequestLog
 from paceline.cluster.round_cost import RoundCost, RoundLoss
+from paceline.cluster.selector_memory import SelectorMemory
+from paceline.cluster.selector_state import SelectorState
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class Selector:
         self._ids = itertools.count(1)
         self._updates = 0
         self._plain_rounds = 0
+        self._prompts = PromptPrior(self._policy, config.max_sequences, config.prompt_weight)
+        self._memory = SelectorMemory(self._policy.shared, self._cost)
         self.requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
         self.counts: Counter[str] = Counter()
 
@@ -259,13 +264,25 @@ class Selector:
             uptime_s=self._clock() - self._started_s,
         )
 
+    def state(self) -> SelectorState:
+        """What is known beyond single sequences."""
+        names = self._membership.names
+        return self._memory.state(self._config.policy, names, self._tallies, self._plain_rounds)
+
+    def restore(self, state: SelectorState) -> None:
+        """Go on from another life's state. Called before any drafter has come."""
+        self._memory.restore(state)
+        self._plain_rounds = state.plain_rounds
+
     # ------------------------------------------------------------ inside
 
     def _join(self, drafter: str) -> None:
         self._policy.join(drafter)
         self._cost.join()
         self._loss.join()
-        self._tallies.append(DrafterTally())
+        self._prompts.join()
+        self._tallies.append(DrafterTally(self._config.prior_memory))
+        self._memory.joined(drafter, len(self._tallies) - 1, self._tallies[-1])
         self._allowed = np.hstack([self._allowed, np.ones((len(self._allowed), 1), dtype=np.bool_)])
         for sequence in self._sequences.values():
             sequence.ring.join()
@@ -301,6 +318,7 @@ class Selector:
             sequence = _Sequence(opened, self._free.pop(), connection, ring)
             self._sequences[opened.seq] = sequence
             self._policy.open(sequence.row, opened.route, self._policy_of(opened))
+            self._prompts.open(sequence.row, opened.sketch)
             self._loss.open(sequence.row, mean_eal(self._tallies))
             self._restrict(sequence)
         self._sequences.move_to_end(opened.seq)
@@ -310,6 +328,7 @@ class Selector:
     def _close(self, seq: int) -> None:
         sequence = self._sequences.pop(seq)
         self._policy.close(sequence.row)
+        self._prompts.close(sequence.row, sequence.opened.sketch)
         self._free.append(sequence.row)
         if (waiting := self._connections.get(sequence.connection)) is not None:
             waiting.changed.pop(seq, None)
@@ -378,6 +397,7 @@ class Selector:
             allowed = self._allowed[rows]
             losses = self._loss.losses(rows, np.array([eal for block in blocks.values() for eal in block]), allowed)
             self._policy.learn(rows, losses, allowed)
+            self._prompts.add(rows, losses)
 
     def _count(self, reason: str, amount: int) -> None:
         """Count what is refused or lost; log its first time, and then each time it has doubled."""

@@ -1,14 +1,15 @@
 """The selector as a Ray actor: the core, its gRPC server, and the calls that Ray makes.
 
-`fleet` makes it under a name, and Ray restarts it after a crash, on a new port and knowing nothing: drafters register
-anew, targets announce their running sequences anew, and meanwhile everybody goes on by what they last heard. It imports
-no model code.
+`fleet` makes it under a name, and Ray restarts it after a crash, on a new port and knowing nothing but what
+`state_keeper` restores: drafters register anew, targets announce their running sequences anew, and meanwhile everybody
+goes on by what they last heard. It imports no model code.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +22,7 @@ from paceline.cluster.config import ClusterConfig
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.selector import Selector
 from paceline.cluster.selector_server import SelectorServer
+from paceline.cluster.state_keeper import StateKeeper
 
 
 class SelectorActor:
@@ -46,6 +48,9 @@ class SelectorActor:
             # A stream each, twice over while a restarted peer's old one has not been missed yet, and short calls.
             workers=16 + 2 * (2 * len(settings.drafters) + settings.target.replicas),
         )
+        if settings.selector.state_file is not None:
+            path = Path(settings.selector.state_file)
+            StateKeeper(self._server, path, settings.selector.state_interval_s).start()
         self._address = self._server.start()
 
     def address(self) -> str:

@@ -21,6 +21,7 @@ from paceline.actors.messages import PROTOCOL_VERSION, SelectorSnapshot
 from paceline.actors.tracer import span
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.selector import Selector
+from paceline.cluster.selector_state import SelectorState
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
 
@@ -87,6 +88,16 @@ class SelectorServer(pb_grpc.SelectorServicer):
         """The newest requests."""
         with self._changed:
             return self._selector.requests.newest(limit)
+
+    def state(self) -> SelectorState:
+        """What the core knows beyond single sequences."""
+        with self._changed:
+            return self._selector.state()
+
+    def restore(self, state: SelectorState) -> None:
+        """Let the core go on from another life's state."""
+        with self._changed:
+            self._selector.restore(state)
 
     def counts(self) -> dict[str, int]:
         """What the core refused or lost, by reason."""

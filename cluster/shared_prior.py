@@ -9,24 +9,28 @@ shorter memory would hold. They learn from every sequence, whatever its policy. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from paceline.cluster.learner import Bools, Floats, Start
 from paceline.cluster.normalhedge import NormalHedge
 
-PRIOR_MEMORY = 512  # positions, over all of a route's sequences
 MAX_ROUTES = 256
 
 _CLUSTER = 0  # the row of the cluster as a whole
 
 
 class SharedPrior:
-    """NormalHedge learners by route; the least recently used route makes room for a new one."""
+    """NormalHedge learners by route; the least recently used route makes room for a new one.
 
-    def __init__(self) -> None:
-        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / PRIOR_MEMORY)
+    Args:
+        memory: Positions that are remembered, over all of a route's sequences.
+    """
+
+    def __init__(self, memory: int = 512) -> None:
+        self._memory = memory
+        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / memory)
         self._positions: Floats = np.zeros(1 + MAX_ROUTES)
         self._rows: OrderedDict[str, int] = OrderedDict()  # route -> row, oldest use first
 
@@ -49,11 +53,35 @@ class SharedPrior:
         """What a new sequence of this route starts from, where it trusts the prior by `share` and forgets by
         `discount`."""
         row = self._row(route)
-        memory = PRIOR_MEMORY if discount == 1.0 else min(1.0 / (1.0 - discount), PRIOR_MEMORY)
-        scale = share * memory / PRIOR_MEMORY
+        scale = share * self.memory(discount) / self._memory
         regret = self._learners.regret(row)
         law = self._weights(row, np.ones(len(regret), dtype=np.bool_))
         return Start(scale * regret, share * law + (1.0 - share) / max(len(law), 1), scale * self._positions[row])
+
+    def memory(self, discount: float) -> float:
+        """Positions that a sequence with this discount remembers, but no more than this does."""
+        return self._memory if discount == 1.0 else min(1.0 / (1.0 - discount), self._memory)
+
+    def regrets(self) -> dict[str, Floats]:
+        """Regrets [drafters] by route, the one used longest ago first; "" is the cluster."""
+        return {route: self._learners.regret(row) for route, row in {"": _CLUSTER, **self._rows}.items()}
+
+    def positions(self) -> dict[str, float]:
+        """What each is worth, in the same order."""
+        return {route: float(self._positions[row]) for route, row in {"": _CLUSTER, **self._rows}.items()}
+
+    def restore_positions(self, positions: Mapping[str, float]) -> None:
+        """Go on from what another life's were worth; routes that are new here are made."""
+        for route, amount in positions.items():
+            self._positions[self._row(route)] = amount
+
+    def restore(self, column: int, regrets: Mapping[str, float]) -> None:
+        """Give a drafter its regrets of another life, by route."""
+        for route, amount in regrets.items():
+            row = self._row(route)
+            regret = self._learners.regret(row)
+            regret[column] = amount
+            self._learners.reset(row, Start(regret, np.empty(0), 0.0))
 
     def weights(self, available: Bools) -> Floats:
         """What a sequence of no particular route would start from, [drafters]."""
@@ -65,7 +93,7 @@ class SharedPrior:
 
     def _learn(self, row: int, losses: Floats) -> None:
         self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses)
-        self._positions[row] = (1.0 - 1.0 / PRIOR_MEMORY) ** len(losses) * self._positions[row] + len(losses)
+        self._positions[row] = (1.0 - 1.0 / self._memory) ** len(losses) * self._positions[row] + len(losses)
 
     def _row(self, route: str) -> int:
         """The route's row. A new route starts from what the cluster knows."""

@@ -225,20 +225,22 @@ class HeartbeatReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., interval_s: _Optional[float] = ...) -> None: ...
 
 class SequenceOpened(_message.Message):
-    __slots__ = ("seq", "prompt_tokens", "route", "drafters", "request", "policy")
+    __slots__ = ("seq", "prompt_tokens", "route", "drafters", "request", "policy", "sketch")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    SKETCH_FIELD_NUMBER: _ClassVar[int]
     seq: int
     prompt_tokens: int
     route: str
     drafters: _containers.RepeatedScalarFieldContainer[str]
     request: str
     policy: str
-    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
+    sketch: bytes
+    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ..., policy: _Optional[str] = ..., sketch: _Optional[bytes] = ...) -> None: ...
 
 class SequenceRound(_message.Message):
     __slots__ = ("seq", "committed", "drafter", "drafted", "accepted", "length", "carried", "tokens")

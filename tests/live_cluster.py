@@ -27,6 +27,7 @@ DOCUMENT: dict[str, Any] = {
         {"name": "early_exit", "kind": "early_exit", "options": {"layers": 6}},
         {"name": "generalist", "kind": "head", "options": {"model": str(ROOT / "zoo" / "generalist")}},
     ],
+    "selector": {"state_file": "selector-state.json", "state_interval_s": 0.5},  # beside the settings
     "network": {"host": "127.0.0.1", "ports": list(PORTS)},
     "metrics": {"interval_s": 0.5},
 }

@@ -14,6 +14,7 @@ import pytest
 from live_cluster import DRAFTERS, actor, ask, kill, prompts, stream, text_of, wait_until
 from prometheus_server import Prometheus, require_binaries
 
+from paceline.cluster.selector_state import read_state
 from paceline.cluster.served_process import ServedProcess
 
 pytestmark = pytest.mark.cluster
@@ -64,6 +65,36 @@ def test_the_selector_dies_in_mid_stream_and_learns_again(live: ServedProcess, e
     wait_until(
         lambda: sum(item["rounds"] for item in live.status()["drafters"]) > 0, 30, "it hears of rounds that were played"
     )
+
+
+def test_a_selector_that_dies_comes_back_with_what_it_had_learned(live: ServedProcess, expected: str) -> None:
+    assert text_of(ask(live, PROMPT, max_tokens=TOKENS)) == expected
+    file = live.log.parent / "selector-state.json"
+
+    def saved() -> bool:
+        """What the file says is what the selector says."""
+        state = read_state(file)
+        return state is not None and all(
+            item["eal"] == pytest.approx(kept.eal[0] / max(kept.eal[1], 1e-9)) and item["rounds"] == kept.rounds
+            for item in live.status()["drafters"]
+            if (kept := state.drafters[item["name"]])
+        )
+
+    wait_until(saved, 15, "what it learned is in the file")
+    before = {item["name"]: item for item in live.status()["drafters"]}
+    assert sum(item["rounds"] for item in before.values()) > 0
+    pids = kill(live, "selector")
+    wait_until(lambda: live.status()["selector_up"], 60, "the selector is back")
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    assert actor(live, "selector")["pid"] != pids["selector"]
+
+    def learned() -> dict[str, Any]:
+        return {item["name"]: item for item in live.status()["drafters"]}
+
+    wait_until(lambda: all(item["eal"] for item in learned().values()), 30, "every drafter has registered anew")
+    for name, item in learned().items():
+        for field in ("weight", "gamma", "eal", "rounds", "drafted", "accepted", "draft_ms"):
+            assert item[field] == pytest.approx(before[name][field]), f"{name}: {field}"
 
 
 def test_the_target_dies_in_mid_stream_and_the_text_goes_on(live: ServedProcess, expected: str) -> None:

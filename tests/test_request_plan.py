@@ -9,6 +9,7 @@ import pytest
 from fake_backend import CONFIG, CONTEXT, EOS, MODEL, make_tokenizer
 
 from paceline.actors.generation import Generation
+from paceline.actors.prompt_sketch import sketch
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.http_errors import RefusedRequest
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
@@ -75,3 +76,10 @@ async def test_a_draft_longer_than_the_clusters_is_refused(tokenizer: ChatTokeni
     assert (await planned(tokenizer, prompt="a", paceline={"max_draft": 7})).max_draft == 7
     with pytest.raises(RefusedRequest, match="max_draft: 8; this cluster drafts at most 7"):
         await planned(tokenizer, prompt="a", paceline={"max_draft": 8})
+
+
+async def test_a_prompt_is_sketched_only_where_the_selector_reads_sketches(tokenizer: ChatTokenizer) -> None:
+    assert (await planned(tokenizer, prompt=[5, 6, 7])).sketch == b""
+    selector = CONFIG.selector.model_copy(update={"prompt_weight": 0.5})
+    reading = CONFIG.model_copy(update={"selector": selector})
+    assert (await planned(tokenizer, reading, prompt=[5, 6, 7])).sketch == sketch([5, 6, 7])

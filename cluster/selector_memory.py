@@ -1,0 +1,74 @@
+"""What of a selector is written down and taken back: statistics, fitted times and priors, matched by drafters' names.
+
+A drafter that the state names and that has not come (yet) is kept as it was, and written down again: it may be added
+back in a month. `Selector` holds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paceline.cluster.drafter_tally import DrafterTally
+from paceline.cluster.round_cost import RoundCost
+from paceline.cluster.selector_state import DrafterState, SelectorState
+from paceline.cluster.shared_prior import SharedPrior
+
+
+class SelectorMemory:
+    """Writes down and takes back.
+
+    Args:
+        prior: What sequences taught.
+        cost: Its fits are part of the state.
+    """
+
+    def __init__(self, prior: SharedPrior, cost: RoundCost) -> None:
+        self._prior = prior
+        self._cost = cost
+        self._kept: dict[str, DrafterState] = {}  # of drafters that have not come
+
+    def restore(self, state: SelectorState) -> None:
+        """Take a state over, before any drafter has come: each gets its own when it does."""
+        self._kept = dict(state.drafters)
+        self._prior.restore_positions(state.positions)
+        self._cost.restore_verify(state.verify_ms, state.loads)
+
+    def joined(self, drafter: str, column: int, tally: DrafterTally) -> None:
+        """A drafter came: give it what was kept of it."""
+        kept = self._kept.pop(drafter, None)
+        if kept is None:
+            return
+        tally.gamma.restore(*kept.gamma)
+        tally.eal.restore(*kept.eal)
+        tally.scored, tally.rounds = kept.scored, kept.rounds
+        tally.drafted, tally.accepted = kept.drafted, kept.accepted
+        self._cost.restore_draft(column, kept.draft_ms)
+        known = self._prior.positions()
+        self._prior.restore(column, {route: kept.regret[route] for route in known if route in kept.regret})
+
+    def state(
+        self, policy: str, names: Sequence[str], tallies: Sequence[DrafterTally], plain_rounds: int
+    ) -> SelectorState:
+        """Everything as it is now."""
+        regrets = self._prior.regrets()
+        drafters = dict(self._kept)
+        for column, (name, tally) in enumerate(zip(names, tallies, strict=True)):
+            drafters[name] = DrafterState(
+                gamma=tally.gamma.state,
+                eal=tally.eal.state,
+                scored=tally.scored,
+                rounds=tally.rounds,
+                drafted=tally.drafted,
+                accepted=tally.accepted,
+                draft_ms=self._cost.draft_points(column),
+                regret={route: float(row[column]) for route, row in regrets.items()},
+            )
+        verify_ms, loads = self._cost.verify_points()
+        return SelectorState(
+            policy=policy,
+            drafters=drafters,
+            positions=self._prior.positions(),
+            verify_ms=verify_ms,
+            loads=loads,
+            plain_rounds=plain_rounds,
+        )

@@ -1,0 +1,103 @@
+"""What the selector knows beyond single sequences, as a document that outlives it: what it is, and how a file holds it.
+
+Everything lies under a drafter's name, since columns are those of one life. The file is written whole beside its place
+and then moved there, so that a crash leaves the last one; only its owner can read it, since routes are the clients'
+own words (`user`). `state_keeper` reads and writes it, `selector_memory` makes and takes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paceline.actors.errors import ConfigError
+
+FORMAT = "paceline selector state"
+VERSION = 1
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Points = list[tuple[float, float]]  # work, milliseconds
+
+
+class NewerState(ConfigError):  # noqa: N818 - named by what is there
+    """The file was written by a later version of paceline."""
+
+
+class BrokenState(ConfigError):  # noqa: N818
+    """The file holds no state, or a damaged one."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DrafterState(_Document):
+    """One drafter. Means are discounted sums and counts; `regret` is the priors', by route, the cluster's under ""."""
+
+    gamma: tuple[Amount, Amount]
+    eal: tuple[Amount, Amount]
+    scored: Count
+    rounds: Count
+    drafted: Count
+    accepted: Count
+    draft_ms: Points
+    regret: dict[str, float]
+
+
+class SelectorState(_Document):
+    """All of it. `positions` are what each prior is worth, by route, the longest unused first; "" is the cluster."""
+
+    format: Literal["paceline selector state"] = "paceline selector state"
+    version: Literal[1] = 1
+    policy: str
+    drafters: dict[str, DrafterState]
+    positions: dict[str, Amount]
+    verify_ms: Points
+    loads: list[Count]
+    plain_rounds: Count
+
+
+def read_state(path: Path) -> SelectorState | None:
+    """What a file holds; None where there is none.
+
+    Raises:
+        NewerState: a later version wrote it.
+        BrokenState: it cannot be read, or holds something else.
+    """
+    try:
+        document: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BrokenState(f"{path}: cannot be read as a selector's state ({error})") from error
+    version = document.get("version") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if isinstance(version, int) and version > VERSION:
+        raise NewerState(f"{path}: version {version}; this version of paceline reads up to {VERSION}")
+    try:
+        return SelectorState.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BrokenState(f"{path}: is no selector's state ({field}: {first['msg']})") from error
+
+
+def write_state(path: Path, state: SelectorState) -> None:
+    """Put a state in place of whatever is there, as a whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(state.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
