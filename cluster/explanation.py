@@ -110,12 +110,14 @@ class RequestSummary:
 
 @dataclass(frozen=True, slots=True)
 class RequestList:
-    """The newest requests, newest first. `kept` tells how many can be asked for, `seen` how many there were.
+    """The newest requests, newest first. `kept` is how many can be asked for, of at most `most`; `seen` how many there
+    were.
 
     `life` changes whenever the selector restarts, and numbers begin anew.
     """
 
     requests: list[RequestSummary]
     kept: int
+    most: int
     seen: int
     life: str

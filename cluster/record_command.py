@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from paceline.actors.errors import NotReady, RequestError
+from paceline.actors.errors import ConfigError, NotReady, RequestError
 from paceline.cluster.client import Client
 from paceline.cluster.explanation import RequestList
 from paceline.cluster.replay.recording import RecordingWriter
@@ -82,14 +82,16 @@ def record(
 
     Raises:
         PacelineError: nothing answers at first, or not paceline.
-        ConfigError: the file cannot be written.
+        ConfigError: the file cannot be written, or the cluster keeps nothing of its requests.
     """
     console = console or Console()
     with Client(url) as client:
         status = client.status()
         about = {"model": status.model, "policy": status.policy, "requests_lost": 0}
-        watch = _Watch()
-        watch.look(client.requests(LISTED), time.monotonic())
+        watch, newest = _Watch(), client.requests(LISTED)
+        if not newest.most:
+            raise ConfigError(f"{url}: keeps nothing to record; expected `selector.explain_requests` above 0")
+        watch.look(newest, time.monotonic())
         with RecordingWriter(output, about) as writer:
             try:
                 _follow(client, watch, writer, seconds, requests, console)

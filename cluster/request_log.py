@@ -178,8 +178,8 @@ class RequestLog:
 
     def newest(self, limit: int) -> RequestList:
         """At most so many requests, newest first."""
-        names = list(reversed(self._requests))[:limit]
-        return RequestList([self._summary(name) for name in names], len(self._requests), self._seen, self._life)
+        listed = [self._summary(name) for name in list(reversed(self._requests))[:limit]]
+        return RequestList(listed, len(self._requests), self._max_requests, self._seen, self._life)
 
     def _summary(self, name: str) -> RequestSummary:
         held = self._requests[name]

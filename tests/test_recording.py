@@ -233,6 +233,9 @@ def test_what_cannot_be_recorded_is_said_before_a_file_is_made(shared: tuple[Fak
     path = tmp_path / "f.parquet"
     with pytest.raises(NotReady, match="selector"):
         record(url, path, seconds=1.0, requests=None)
+    backend.log = Traffic(kept=0).log
+    with pytest.raises(ConfigError, match=r"expected `selector\.explain_requests` above 0"):
+        record(url, path, seconds=1.0, requests=None)
     backend.log = Traffic().log
     with pytest.raises(ConfigError, match="cannot be written"):
         record(url, tmp_path / "absent" / "f.parquet", seconds=1.0, requests=None)
