@@ -30,6 +30,10 @@ class PromptPredictor:
         """The model, [drafters, features]."""
         return self._coefficients
 
+    def restore(self, column: int, coefficients: Floats) -> None:
+        """Give a drafter its coefficients of another life, [features]."""
+        self._coefficients[column] = np.clip(coefficients, -MOST, MOST)
+
     def join(self) -> None:
         """A new drafter takes the next row, of which nothing is known."""
         self._coefficients = np.vstack([self._coefficients, np.zeros((1, BITS + 1))])
@@ -71,8 +75,13 @@ class PromptPrior:
     def __init__(self, policy: Policy, max_sequences: int, weight: float) -> None:
         self._policy = policy
         self._weight = weight
-        self._predictor = PromptPredictor()
+        self._predictor = PromptPredictor()  # learns nothing where the weight is 0
         self._sums = LossSums(max_sequences if weight else 0)
+
+    @property
+    def predictor(self) -> PromptPredictor:
+        """The model."""
+        return self._predictor
 
     def join(self) -> None:
         """A new drafter takes the next column."""
@@ -113,7 +122,7 @@ class LossSums:
         self._positions = np.hstack([self._positions, column])
 
     def add(self, rows: Rows, losses: Floats) -> None:
-        """Each of `rows` released a position (one may come again): [rows, drafters], NaN where a drafter was not scored."""
+        """Each of `rows` released a position, maybe several: losses [rows, drafters], NaN where one was not scored."""
         heard = ~np.isnan(losses)
         np.add.at(self._losses, rows, np.where(heard, losses, 0.0))
         np.add.at(self._positions, rows, heard)

@@ -95,7 +95,7 @@ class Selector:
         self._updates = 0
         self._plain_rounds = 0
         self._prompts = PromptPrior(self._policy, config.max_sequences, config.prompt_weight)
-        self._memory = SelectorMemory(self._policy.shared, self._cost)
+        self._memory = SelectorMemory(self._policy.shared, self._cost, self._prompts.predictor)
         self.requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
         self.counts: Counter[str] = Counter()
 

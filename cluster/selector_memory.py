@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paceline.cluster.drafter_tally import DrafterTally
+from paceline.cluster.prompt_predictor import PromptPredictor
 from paceline.cluster.round_cost import RoundCost
-from paceline.cluster.selector_state import DrafterState, SelectorState
+from paceline.cluster.selector_state import DrafterState, SelectorState, packed, unpacked
 from paceline.cluster.shared_prior import SharedPrior
 
 
@@ -20,11 +21,13 @@ class SelectorMemory:
     Args:
         prior: What sequences taught.
         cost: Its fits are part of the state.
+        predictor: What prompts foretell.
     """
 
-    def __init__(self, prior: SharedPrior, cost: RoundCost) -> None:
+    def __init__(self, prior: SharedPrior, cost: RoundCost, predictor: PromptPredictor) -> None:
         self._prior = prior
         self._cost = cost
+        self._predictor = predictor
         self._kept: dict[str, DrafterState] = {}  # of drafters that have not come
 
     def restore(self, state: SelectorState) -> None:
@@ -43,6 +46,8 @@ class SelectorMemory:
         tally.scored, tally.rounds = kept.scored, kept.rounds
         tally.drafted, tally.accepted = kept.drafted, kept.accepted
         self._cost.restore_draft(column, kept.draft_ms)
+        if kept.prompts:
+            self._predictor.restore(column, unpacked(kept.prompts))
         known = self._prior.positions()
         self._prior.restore(column, {route: kept.regret[route] for route in known if route in kept.regret})
 
@@ -62,6 +67,7 @@ class SelectorMemory:
                 accepted=tally.accepted,
                 draft_ms=self._cost.draft_points(column),
                 regret={route: float(row[column]) for route, row in regrets.items()},
+                prompts=packed(self._predictor.coefficients[column]),
             )
         verify_ms, loads = self._cost.verify_points()
         return SelectorState(

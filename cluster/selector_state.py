@@ -7,14 +7,18 @@ own words (`user`). `state_keeper` reads and writes it, `selector_memory` makes 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from paceline.actors.errors import ConfigError
+from paceline.actors.prompt_sketch import BITS
+from paceline.cluster.learner import Floats
 
 FORMAT = "paceline selector state"
 VERSION = 1
@@ -35,8 +39,37 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def packed(coefficients: Floats) -> str:
+    """Coefficients [features] as base64 of float32, little-endian."""
+    return base64.b64encode(coefficients.astype("<f4").tobytes()).decode() if coefficients.any() else ""
+
+
+def unpacked(text: str) -> Floats:
+    """What `packed` made.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    raw = base64.b64decode(text, validate=True)
+    if len(raw) != 4 * (BITS + 1):
+        raise ValueError(f"expected {BITS + 1} coefficients, got {len(raw) / 4:g}")
+    coefficients = np.frombuffer(raw, dtype="<f4").astype(np.float64)
+    if not np.isfinite(coefficients).all():
+        raise ValueError("expected finite coefficients")
+    return coefficients
+
+
+def _coefficients(text: str) -> str:
+    if text:
+        unpacked(text)
+    return text
+
+
 class DrafterState(_Document):
-    """One drafter. Means are discounted sums and counts; `regret` is the priors', by route, the cluster's under ""."""
+    """One drafter. Means are discounted sums and counts; `regret` is the priors', by route, the cluster's under "".
+
+    `prompts` are the prompt predictor's coefficients (`packed`); empty where they are all 0.
+    """
 
     gamma: tuple[Amount, Amount]
     eal: tuple[Amount, Amount]
@@ -46,6 +79,7 @@ class DrafterState(_Document):
     accepted: Count
     draft_ms: Points
     regret: dict[str, float]
+    prompts: Annotated[str, AfterValidator(_coefficients)] = ""
 
 
 class SelectorState(_Document):

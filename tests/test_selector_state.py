@@ -20,10 +20,11 @@ from paceline.actors.messages import (
     SequenceRound,
     TargetReport,
 )
+from paceline.actors.prompt_sketch import features, sketch
 from paceline.cluster.config import SelectorConfig, SpeculationConfig, load_config
 from paceline.cluster.selector import Selector
 from paceline.cluster.selector_server import SelectorServer
-from paceline.cluster.selector_state import BrokenState, NewerState, read_state, write_state
+from paceline.cluster.selector_state import BrokenState, NewerState, read_state, unpacked, write_state
 from paceline.cluster.state_keeper import StateKeeper
 
 K, C = 4, 3
@@ -43,11 +44,18 @@ class Life:
             self.selector.register(Heartbeat(name, "ngram", "h:1"))
 
     def traffic(
-        self, seq: int, gammas: dict[str, float], *, rounds: int = 30, target: int = 0, route: str = ""
+        self,
+        seq: int,
+        gammas: dict[str, float],
+        *,
+        rounds: int = 30,
+        target: int = 0,
+        route: str = "",
+        sketched: bytes = b"",
     ) -> None:
         """A whole request, at whose positions drafters have these acceptances."""
         connection = self.targets[target]
-        self.selector.report(connection, TargetReport("t", opened=[SequenceOpened(seq, 10, route)]))
+        self.selector.report(connection, TargetReport("t", opened=[SequenceOpened(seq, 10, route, sketch=sketched)]))
         for number in range(rounds):
             start = 10 + 3 * number
             for name, gamma in gammas.items():
@@ -144,6 +152,22 @@ def test_two_targets_teach_one_selector() -> None:
     assert figures(life.selector.snapshot()) == both, "its lessons stay when it goes"
 
 
+def test_what_prompts_foretell_outlives_it(tmp_path: Path) -> None:
+    tokens = sketch([5, 6, 7])
+    life = Life("a", "b", prompt_weight=1.0)
+    life.traffic(1, {"a": 0.2, "b": 0.9}, sketched=tokens)
+    write_state(tmp_path / "state.json", life.selector.state())
+    state = read_state(tmp_path / "state.json")
+    assert state is not None
+    advantage = float(unpacked(state.drafters["b"].prompts) @ features(tokens))
+    assert advantage > 0.02
+    later = Life(prompt_weight=1.0)
+    later.selector.restore(state)
+    later.join("b", "a")
+    assert later.selector.state() == life.selector.state().model_copy(update={"drafters": state.drafters})
+    assert all(not item.prompts for item in Life("a", "b").selector.state().drafters.values())
+
+
 def test_it_forgets_at_the_set_rate() -> None:
     found = {}
     for memory in (40, 4000):
@@ -177,13 +201,17 @@ def test_a_broken_file_is_told_from_a_newer_one(tmp_path: Path, content: str) ->
         read_state(path)
 
 
-def test_numbers_that_cannot_be_are_broken(taught: Life, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rounds", -1), ("eal", [1.0]), ("draft_ms", [[1.0, "x"]]), ("prompts", "no"), ("prompts", "AAAA"), ("more", 1)],
+)
+def test_values_that_cannot_be_are_broken(taught: Life, tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "state.json"
     write_state(path, taught.selector.state())
     document = json.loads(path.read_text())
-    document["drafters"]["a"]["rounds"] = -1
+    document["drafters"]["a"][field] = value
     path.write_text(json.dumps(document))
-    with pytest.raises(BrokenState, match=r"drafters\.a\.rounds"):
+    with pytest.raises(BrokenState, match=rf"drafters\.a\.{field}"):
         read_state(path)
 
 
