@@ -37,6 +37,7 @@ from paceline.cluster.request_log import RequestLog
 from paceline.cluster.round_cost import RoundCost, RoundLoss
 from paceline.cluster.selector_memory import SelectorMemory
 from paceline.cluster.selector_state import SelectorState
+from paceline.cluster.target_connection import TargetConnection
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +52,6 @@ class _Sequence:
     connection: int
     ring: GammaRing
     awaited: AwaitedScores = field(default_factory=AwaitedScores)
-
-
-@dataclass(slots=True)
-class _Connection:
-    """A target's stream: what it has not been told yet."""
-
-    target: str
-    changed: dict[int, None] = field(default_factory=dict)  # sequences, in order
-    dropped: dict[int, None] = field(default_factory=dict)  # sequences that lost their learner
-    members: bool = True  # not told of the present members
 
 
 class Selector:
@@ -90,7 +81,7 @@ class Selector:
         self._allowed = np.ones((config.max_sequences, 0), dtype=np.bool_)
         self._sequences: OrderedDict[int, _Sequence] = OrderedDict()  # the one idle longest first
         self._free = list(range(config.max_sequences - 1, -1, -1))
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, TargetConnection] = {}
         self._ids = itertools.count(1)
         self._updates = 0
         self._plain_rounds = 0
@@ -156,7 +147,7 @@ class Selector:
     def connect(self, target: str) -> int:
         """A target's stream began; returns its number. The first update goes out at once: members and the prior."""
         connection = next(self._ids)
-        self._connections[connection] = _Connection(target)
+        self._connections[connection] = TargetConnection(target)
         return connection
 
     def disconnect(self, connection: int) -> None:
