@@ -1,8 +1,10 @@
-"""The live speed-up's counters."""
+"""The live speed-up's counters, alone and in an engine; and what else a chunk tells the dashboard."""
 
 from __future__ import annotations
 
 import pytest
+from engine_rig import GuessHost, crowd, rig
+from table_model import TableModel
 
 from paceline.actors.pace import Pace
 
@@ -59,3 +61,29 @@ def test_it_follows_a_target_that_becomes_slower() -> None:
     for _ in range(60):
         pace.ran(1, 1, 30.0, plain=True)
     assert pace.count.plain_round_ms == pytest.approx(30.0, rel=0.01)
+
+
+def test_an_engine_counts_its_rounds() -> None:
+    """Plain ones make the measure; those after them, of several tokens each, are held against it."""
+    model = TableModel(vocab_size=12)
+    with rig(model, {"good": GuessHost(model, 0.0)}) as made:
+        made.submit([1, 2, 3], 30, speculate=False).wait()
+        plain = made.engine.pace.count
+        assert plain.plain_round_ms > 0
+        outcome = made.submit([1, 2, 3], 60)
+        outcome.wait()
+        count = made.engine.pace.count
+    drafted = sum(len(chunk.token_ids) for chunk in outcome.chunks[1:])
+    assert count.decode_ms > plain.decode_ms
+    assert count.plain_round_ms == plain.plain_round_ms, "rounds with an ask are none of it"
+    assert count.plain_ms - plain.plain_ms == pytest.approx(drafted * plain.plain_round_ms)
+
+
+def test_a_chunk_tells_the_weights_where_they_are_asked_for() -> None:
+    model = TableModel(vocab_size=12)
+    with rig(model, crowd(model)) as made:
+        told, quiet = made.submit([1, 2], 12, show_weights=True), made.submit([3, 4], 12)
+        told.wait()
+        quiet.wait()
+        assert all(chunk.weights == made.board.weights(0) for chunk in told.chunks)
+        assert all(chunk.weights is None for chunk in quiet.chunks)
