@@ -216,7 +216,8 @@ def _report(
         console.print(f"going on without {', '.join(missing)}; they are used as soon as they are up", style="yellow")
     question = [{"role": "user", "content": "What is a library? Answer in one sentence."}]
     body = {"model": status.model, "messages": question, "max_tokens": 64, "temperature": 0}
-    console.print(f"\nOpenAI API at [bold]{url}/v1[/bold]; try it:\n", highlight=False)
+    console.print(f"\nDashboard and playground at [bold]{url}/dashboard[/bold]", highlight=False)
+    console.print(f"OpenAI API at [bold]{url}/v1[/bold]; try it:\n", highlight=False)
     console.print(
         f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
         markup=False,
