@@ -44,8 +44,8 @@ def main() -> None:
 
 
 def playground(browser: Browser, url: str, folder: Path) -> None:
-    """The answer that shows most drafters, with its longest round pointed at."""
-    browser.resize(1440, 900)
+    """The answer that shows most drafters, with its longest round pointed at; the window is high enough for all of it."""
+    browser.resize(1440, 1340)
     browser.prefer(prefers_color_scheme="light")
     browser.goto(f"{url}/dashboard#playground")
     browser.wait("document.querySelector('#state').dataset.state === 'ready'", "the cluster is ready", 60)
@@ -59,8 +59,8 @@ def playground(browser: Browser, url: str, folder: Path) -> None:
         browser.wait("document.querySelector('#play-status').textContent.includes('per round')", "an answer", 120)
         if (count := browser.evaluate(_DRAFTERS)) > most:
             most = count
+            browser.evaluate("document.activeElement.blur()")
             browser.hover(f".round:nth-child({browser.evaluate(_LONGEST) + 1}) .token")
-            browser.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
             browser.screenshot(folder / "playground.png")
 
 
@@ -68,6 +68,7 @@ def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
     """The live page under a mixed stream: wide in both themes, and on a phone."""
     stopping = threading.Event()
     clients = [threading.Thread(target=stream, args=(url, number, stopping)) for number in range(CLIENTS)]
+    browser.resize(1440, 900)
     browser.click("nav a[data-view=live]")
     for client in clients:
         client.start()
