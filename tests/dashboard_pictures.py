@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def playground(browser: Browser, url: str, folder: Path) -> None:
-    """The answer that shows most drafters, with its longest round pointed at; the window is high enough for all of it."""
+    """The answer that shows most drafters, its longest round pointed at, in a window that is high enough for it."""
     browser.resize(1440, 1340)
     browser.prefer(prefers_color_scheme="light")
     browser.goto(f"{url}/dashboard#playground")
