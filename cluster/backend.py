@@ -62,7 +62,7 @@ class ClusterStatus:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What changes from second to second, as one target replica knows it without asking anyone.
+    """What changes all the time, as one target replica knows it without asking anyone.
 
     `decode_ms` and `plain_ms` only grow while the replica lives: the time of its rounds, and what plain decoding would
     have taken for their tokens (`paceline.actors.pace`). `weights` are those of a new sequence.

@@ -1,8 +1,9 @@
 """`/v1/paceline/live`: the dashboard's one feed, made once a second and shared by all who watch.
 
 Rounds and requests are counted as they pass (`activity`), viewers or not; the target and the actors are asked only
-while somebody watches, the target once a second, all actors every few seconds. Who comes gets the last minutes first.
-A viewer that does not keep up is let go: it comes back, and finds what it missed in the history.
+while somebody watches, the target every other second, all actors now and then and when a drafter came or went. Who
+comes gets the last minutes first. A viewer that does not keep up is let go: it comes back, and finds what it missed in
+the history.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from paceline.cluster.config import ClusterConfig
 logger = logging.getLogger(__name__)
 
 MAX_VIEWERS = 32
-STATE_EVERY_S = 5
+PULSE_EVERY_S = 2
+STATE_EVERY_S = 16  # a multiple of it
 SPEED_UP_S = 10  # over which a speed-up is measured
 _BEHIND = 15  # messages that a viewer may lag
 _Message = dict[str, Any]
@@ -64,7 +66,8 @@ class LiveFeed:
         self._task: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._state: _Message | None = None
-        self._pace: deque[Pulse] = deque(maxlen=SPEED_UP_S + 1)
+        self._pace: deque[Pulse] = deque(maxlen=SPEED_UP_S // PULSE_EVERY_S + 1)
+        self._measured: dict[str, Any] = {}  # by the target, when it was last asked
         self._version = -1  # of the requests that were sent last
         self._news = False  # whether a state came that was not sent yet
 
@@ -74,7 +77,7 @@ class LiveFeed:
         return len(self._viewers)
 
     async def watch(self) -> AsyncGenerator[_Message]:
-        """The history, then a message a second; `state` (all actors) is in the first and in every fifth.
+        """The history, then a message a second; `state` (all actors) is in the first, and where it was asked for anew.
 
         Raises:
             Overloaded: there are as many viewers as are taken.
@@ -109,16 +112,14 @@ class LiveFeed:
         while self._viewers:
             while (left_s := at + 1 - clock()) > 0:  # timers may be early
                 await self._sleep(left_s)
-            if seconds % STATE_EVERY_S == 0 and seconds:
-                self._asking = asyncio.create_task(self._ask_for_state())
+            if seconds % PULSE_EVERY_S == 0:
+                before, self._measured = self._measured, await self._measure()
+                changed = seconds and any(before.get(key) != self._measured.get(key) for key in ("ready", "usable"))
+                if changed or (seconds and seconds % STATE_EVERY_S == 0):
+                    self._asking = asyncio.create_task(self._ask_for_state())
+            message = self._message(at)
             seconds += 1
-            try:
-                message = await self._tick(at)
-            except PacelineError as error:
-                logger.warning("the live feed misses a second: %s", error)
-                continue
-            finally:
-                at = max(at + 1, int(clock()) - _BEHIND)
+            at = max(at + 1, int(clock()) - _BEHIND)
             for viewer in list(self._viewers):
                 if viewer.full():
                     while not viewer.empty():
@@ -128,19 +129,27 @@ class LiveFeed:
                 else:
                     viewer.put_nowait(message)
 
-    async def _tick(self, at: int) -> _Message:
-        pulse = await self._backend.pulse()
-        measured: dict[str, Any] = {"ready": pulse is not None}
-        if pulse is not None:
-            measured |= {
-                "usable": list(pulse.usable),
-                "running": pulse.running,
-                "waiting": pulse.waiting,
-                "weights": {name: round(weight, 4) for name, weight in pulse.weights.items()},
-                "speed_up": self._speed_up(pulse),
-                "plain_round_ms": round(pulse.plain_round_ms, 2) or None,
-            }
-        message: _Message = {"type": "tick", "point": self._activity.point(at, measured)}
+    async def _measure(self) -> dict[str, Any]:
+        """What the target says of itself."""
+        try:
+            pulse = await self._backend.pulse()
+        except PacelineError as error:
+            logger.warning("the target says nothing of itself: %s", error)
+            pulse = None
+        if pulse is None:
+            return {"ready": False}
+        return {
+            "ready": True,
+            "usable": list(pulse.usable),
+            "running": pulse.running,
+            "waiting": pulse.waiting,
+            "weights": {name: round(weight, 4) for name, weight in pulse.weights.items()},
+            "speed_up": self._speed_up(pulse),
+            "plain_round_ms": round(pulse.plain_round_ms, 2) or None,
+        }
+
+    def _message(self, at: int) -> _Message:
+        message: _Message = {"type": "tick", "point": self._activity.point(at, self._measured)}
         if self._news:
             self._news = False
             message["state"] = self._state

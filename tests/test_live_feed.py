@@ -17,7 +17,7 @@ from paceline.actors.errors import Overloaded
 from paceline.actors.generation import Generation
 from paceline.cluster.activity import Activity
 from paceline.cluster.backend import ClusterStatus, Pulse
-from paceline.cluster.live_feed import MAX_VIEWERS, SPEED_UP_S, LiveFeed
+from paceline.cluster.live_feed import MAX_VIEWERS, PULSE_EVERY_S, SPEED_UP_S, STATE_EVERY_S, LiveFeed
 from paceline.cluster.tokenizer import ChatTokenizer
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -163,18 +163,28 @@ async def test_speed_up_is_plain_time_over_time_taken_of_the_last_seconds(backen
         ("b", 150.0, 215.0),
     ]
     feed = make_feed(backend)
-    told = [tick["point"]["speed_up"] for tick in await ticks(feed, 5)]
+    told = [tick["point"]["speed_up"] for tick in await ticks(feed, 5 * PULSE_EVERY_S)][::PULSE_EVERY_S]
     assert told == [None, None, 2.0, None, 1.25], "another replica's counters are its own"
-    backend.pace = [("a", 10.0, 30.0), *[("a", 10.0 + n, 30.0 + n) for n in range(1, SPEED_UP_S + 2)]]
-    told = [tick["point"]["speed_up"] for tick in await ticks(feed, SPEED_UP_S + 2)]
+    pulses = SPEED_UP_S // PULSE_EVERY_S + 2
+    backend.pace = [("a", 10.0, 30.0), *[("a", 10.0 + n, 30.0 + n) for n in range(1, pulses)]]
+    told = [tick["point"]["speed_up"] for tick in await ticks(feed, pulses * PULSE_EVERY_S)]
     assert told[-1] == 1.0
 
 
-async def test_all_actors_are_asked_every_fifth_second(backend: CountingBackend) -> None:
+async def test_all_actors_are_asked_now_and_then_and_when_a_drafter_goes(backend: CountingBackend) -> None:
     feed = make_feed(backend)
-    told = await ticks(feed, 12)
+    told = await ticks(feed, 2 * STATE_EVERY_S + 2)
     assert backend.statuses == 3
     assert 1 <= sum("state" in tick for tick in told) <= 3
+    watching = feed.watch()
+    for _ in range(4):
+        await anext(watching)
+    asked = backend.statuses
+    backend.usable = ()
+    seen = [await anext(watching) for _ in range(2 * PULSE_EVERY_S)]
+    await watching.aclose()
+    assert backend.statuses == asked + 1
+    assert any("state" in tick for tick in seen)
 
 
 async def test_viewers_are_bounded_and_a_slow_one_is_let_go(backend: CountingBackend) -> None:
