@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.actor import ActorHandle
+from ray.serve.exceptions import RayServeException
 
 from paceline.actors.channel import ANY_PORT
 from paceline.actors.drafter_actor import DrafterActor, DrafterSpec
@@ -196,12 +197,16 @@ def _placement(resources: Resources) -> dict[str, Any]:
 
 
 def _running(application: str, deployment: str) -> int:
-    """Replicas of a deployment that run, as Serve sees it."""
-    overview = serve.status().applications.get(application)
+    """Replicas of a deployment that run, as Serve sees it; 0 where Serve does not answer."""
+    try:
+        overview = serve.status().applications.get(application)
+    except (ray.exceptions.RayError, RayServeException) as error:
+        logger.warning("Serve does not say what runs: %s", error)
+        return 0
     if overview is None or deployment not in overview.deployments:
         return 0
     states = overview.deployments[deployment].replica_states
-    return sum(count for state, count in states.items() if state.value == "RUNNING")
+    return sum(count for state, count in states.items() if state == "RUNNING")
 
 
 async def _as_coroutine(reference: Any) -> Any:
