@@ -78,6 +78,7 @@ class TargetMetrics:
         for drafter in self._drafters:
             for metric in (names.SPEC_DRAFTS, names.SPEC_DRAFT_TOKENS, names.SPEC_ACCEPTED_TOKENS):
                 samples.add(metric, 0, drafter)
+            samples.add(names.SPEC_ACCEPTED_TOKENS_PER_POS, 0, drafter, "0")  # that none is kept is a figure, too
         for drafter, rounds in _copy(counts.rounds).items():
             samples.add(names.ROUNDS, rounds, name(drafter or PLAIN))
             if drafter:
