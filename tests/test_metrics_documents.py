@@ -57,6 +57,16 @@ class TestQueries:
             )
             assert checked.returncode == 0, checked.stdout + checked.stderr
 
+    def test_every_alert_fires_where_it_should_and_none_over_a_healthy_cluster(self) -> None:
+        require_binaries()
+        folder = DEPLOY / "prometheus"
+        checked = subprocess.run(
+            ["promtool", "test", "rules", "alerts_test.yml"], cwd=folder, capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        fired = set(re.findall(r'(?:alertname="|alertname: )(Paceline\w+)', (folder / "alerts_test.yml").read_text()))
+        assert fired == {alert for alert, _ in alert_queries()}
+
     def test_the_board_can_be_loaded_anywhere(self) -> None:
         """No data source of somebody's Grafana is written into it, and panels do not overlap."""
         board = json.loads((DEPLOY / "grafana" / "paceline.json").read_text())
