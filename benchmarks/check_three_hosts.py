@@ -180,8 +180,14 @@ def look(head: str) -> None:
     """Something failed: what Ray says of it."""
     logs = "/tmp/ray/session_latest/logs"
     for command in ("ray status", "serve status", f"tail -n 40 {logs}/monitor.log {logs}/serve/controller*.log"):
-        asked = subprocess.run(["ssh", head, f"source .bashrc; {command}"], capture_output=True, text=True, timeout=60)
-        print(f"--- {command}\n{asked.stdout[-6000:]}{asked.stderr[-2000:]}", flush=True)
+        try:
+            told = subprocess.run(
+                ["ssh", head, f"source .bashrc; {command}"], capture_output=True, text=True, timeout=60
+            )
+        except subprocess.TimeoutExpired as error:
+            say(f"no diagnosis: {error}")
+            continue
+        print(f"--- {command}\n{told.stdout[-6000:]}{told.stderr[-2000:]}", flush=True)
 
 
 def leftovers(host: str) -> list[str]:
