@@ -45,6 +45,7 @@ class DrafterSpec:
     heartbeat_s: float
     selector_name: str
     namespace: str
+    replica: int = 0
 
 
 class DrafterActor:
@@ -109,6 +110,7 @@ class DrafterActor:
             capacity=spec.max_sessions,
             feature_layers=() if self._features is None else self._features.layers,
             feature_window=0 if self._features is None else self._features.window,
+            replica=spec.replica,
         )
 
 

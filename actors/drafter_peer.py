@@ -1,7 +1,7 @@
-"""One drafter as its target sees it: the line, the ledger of its sessions, its usual latency, and its conduct.
+"""One drafter's replica as its target sees it: the line, the ledger of its sessions, its latency, and its conduct.
 
 Whatever the drafter does, or fails to do, ends here as a count, a lost draft or a quarantine; nothing is raised.
-`session_pool` has one per member.
+A `replica_group` has one per member.
 """
 
 from __future__ import annotations
@@ -154,12 +154,19 @@ class DrafterPeer:
     def close(self) -> None:
         """Give the drafter up."""
         self._drop_inquiry()
-        self._counts.update(self._traffic())
+        self._counts.update(self.traffic())
         self._link.close()
 
-    def counts(self) -> Counter[str]:
-        """Everything counted of this drafter, its traffic included."""
-        return self._counts + self._traffic()
+    def traffic(self) -> Counter[str]:
+        """What went over its present link."""
+        traffic = self._link.traffic
+        return Counter(
+            bytes_sent=traffic.bytes_sent,
+            bytes_received=traffic.bytes_received,
+            connects=traffic.connects,
+            breaks=traffic.breaks,
+            refused=traffic.refused,
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -355,13 +362,3 @@ class DrafterPeer:
             self._ledger.told(item)
             if item.features is not None:
                 self._counts["feature_bytes"] += item.features.nbytes
-
-    def _traffic(self) -> Counter[str]:
-        traffic = self._link.traffic
-        return Counter(
-            bytes_sent=traffic.bytes_sent,
-            bytes_received=traffic.bytes_received,
-            connects=traffic.connects,
-            breaks=traffic.breaks,
-            refused=traffic.refused,
-        )

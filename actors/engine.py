@@ -244,7 +244,9 @@ class Engine:
         weights = self._board.weights(seq)
         kept: list[str] = []
         idle: list[str] = []
-        names = [member.drafter for member in self._board.members()]
+        names = list(dict.fromkeys(member.drafter for member in self._board.members() if not member.draining))
+        for gone in self._last_scored.keys() - names:  # should it come back, it is new
+            del self._last_scored[gone]
         for name in names:
             fast = (self._pool.draft_ms(name) or math.inf) < SLOW_MS
             (kept if fast or weights.get(name, 0.0) > 0 else idle).append(name)

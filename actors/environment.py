@@ -1,6 +1,7 @@
 """The one place that reads environment variables, at call time, so that a test or a parent process can set them.
 
 PACELINE_CACHE   folder of fetched models; default `~/.cache/paceline`
+PACELINE_OPERATOR_TOKEN  what `paceline drafters` shows a server that sets `http.operator_token`
 PIP_CERT         certificate file that the user's pip trusts; our own downloads from the package index trust it too
 RAY_ADDRESS      a running Ray that `paceline serve` joins (Ray's own variable); default: one of its own
 """
@@ -21,6 +22,11 @@ def pip_certificates() -> Path | None:
     """The certificate file set for pip, if one is set."""
     chosen = os.environ.get("PIP_CERT")
     return Path(chosen).expanduser() if chosen else None
+
+
+def operator_token() -> str | None:
+    """The operator's secret, if one is set."""
+    return os.environ.get("PACELINE_OPERATOR_TOKEN") or None
 
 
 def ray_address() -> str | None:

@@ -4,6 +4,9 @@ PacelineError                500  INTERNAL
 +-- ConfigError              400  INVALID_ARGUMENT    a setting or file is wrong: names field, value, expectation
 +-- RequestError             400  INVALID_ARGUMENT    a client's request is wrong: `param` names the field
 |   +-- UnknownModel         404  NOT_FOUND
+|   +-- UnknownDrafter       404  NOT_FOUND
+|   +-- Conflict             409  FAILED_PRECONDITION the name is taken, or the resources are
+|   +-- Forbidden            403  PERMISSION_DENIED
 |   +-- BodyTooLarge         413  INVALID_ARGUMENT
 |   +-- Unauthorized         401  UNAUTHENTICATED
 +-- Overloaded               429  RESOURCE_EXHAUSTED  a bounded queue is full: `retry_after_s` says when to return
@@ -56,6 +59,27 @@ class UnknownModel(RequestError):  # noqa: N818 - named by what happened, as htt
 
     http_status = 404
     grpc_code = grpc.StatusCode.NOT_FOUND
+
+
+class UnknownDrafter(RequestError):  # noqa: N818
+    """The request names a drafter that is not there."""
+
+    http_status = 404
+    grpc_code = grpc.StatusCode.NOT_FOUND
+
+
+class Conflict(RequestError):  # noqa: N818
+    """What the request wants cannot be beside what is there: a name that is taken, resources that are."""
+
+    http_status = 409
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Forbidden(RequestError):  # noqa: N818
+    """Not from there: the caller is known, and may not."""
+
+    http_status = 403
+    grpc_code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class BodyTooLarge(RequestError):  # noqa: N818

@@ -98,12 +98,11 @@ class HeldWeights:
         if self._clock() >= self._grace_until_s:
             self._before = ()
             return self._members
-        merged = {member.drafter: member for member in self._before}
-        merged.update({member.drafter: member for member in self._members})
+        merged = {(member.drafter, member.replica): member for member in (*self._before, *self._members)}
         return tuple(merged.values())
 
     def _unspoken(self) -> Mapping[str, float]:
-        names = [member.drafter for member in self.members()]
+        names = {member.drafter for member in self.members()}
         if self._default is not None and (not names or self._default in names):
             return {self._default: 1.0}
         return dict.fromkeys(names, 1.0 / len(names)) if names else {}

@@ -153,6 +153,11 @@ class Score:
     gammas: Probs  # [positions]
 
 
+def replica_name(drafter: str, replica: int) -> str:
+    """A replica's name for people, logs and traces: the first has the drafter's own."""
+    return f"{drafter}/{replica}" if replica else drafter
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A drafter replica as the selector knows it. The features it reads are as in `drafter.FeatureRequest`."""
@@ -168,6 +173,13 @@ class Member:
     capacity: int = 0
     feature_layers: tuple[int, ...] = ()
     feature_window: int = 0
+    replica: int = 0
+    draining: bool = False  # it takes no new sequences
+
+    @property
+    def full(self) -> bool:
+        """Whether it held as many sessions as it takes when it was last heard of."""
+        return 0 < self.capacity <= self.sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +271,7 @@ class WeightsUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A drafter says that it is there, where, and which features it reads (`drafter.FeatureRequest`).
+    """A drafter's replica says that it is there, where, and which features it reads (`drafter.FeatureRequest`).
 
     `scores_dropped` counts scores it could not send in time.
     """
@@ -275,6 +287,7 @@ class Heartbeat:
     scores_dropped: int = 0
     feature_layers: tuple[int, ...] = ()
     feature_window: int = 0
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The two things the decoding loop talks to, as it sees them: a pool of drafters, and a board of weights.
 
-The engine and the round know only these Protocols; `drafter_pool` and `weights_link` are the gRPC-backed instances that
+The engine and the round know only these Protocols; `session_pool` and `weights_link` are the gRPC-backed instances that
 `target_replica` injects, and tests inject in-process ones.
 """
 

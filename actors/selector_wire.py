@@ -106,6 +106,7 @@ def encode_heartbeat(heartbeat: Heartbeat) -> pb.Heartbeat:
         scores_dropped=heartbeat.scores_dropped,
         feature_layers=heartbeat.feature_layers,
         feature_window=heartbeat.feature_window,
+        replica=heartbeat.replica,
     )
 
 
@@ -128,6 +129,7 @@ def decode_heartbeat(message: pb.Heartbeat) -> Heartbeat:
         scores_dropped=message.scores_dropped,
         feature_layers=_feature_layers(message),
         feature_window=message.feature_window,
+        replica=message.replica,
     )
 
 
@@ -241,7 +243,7 @@ def _milliseconds(value: float, field: str) -> float:
 
 
 def encode_update(update: WeightsUpdate) -> pb.WeightsUpdate:
-    """Write an update. `members` None goes as an empty list, which is why a selector without any sends None too."""
+    """Write an update."""
     return pb.WeightsUpdate(
         version=PROTOCOL_VERSION,
         number=update.number,
@@ -249,6 +251,7 @@ def encode_update(update: WeightsUpdate) -> pb.WeightsUpdate:
         prior=update.prior,
         sequences=[pb.SequenceWeights(seq=seq, weights=weights) for seq, weights in update.sequences.items()],
         members=[_encode_member(member) for member in update.members or ()],
+        no_members=update.members == (),
     )
 
 
@@ -269,7 +272,7 @@ def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
             item.seq: _decode_weights(item.weights, len(item.weights) and count, f"sequences[{i}].weights")
             for i, item in enumerate(message.sequences)
         },
-        members=_decode_members(message.members) or None,
+        members=() if message.no_members else _decode_members(message.members) or None,
     )
 
 
@@ -295,6 +298,8 @@ def _encode_member(member: Member) -> pb.Member:
         capacity=member.capacity,
         feature_layers=member.feature_layers,
         feature_window=member.feature_window,
+        replica=member.replica,
+        draining=member.draining,
     )
 
 
@@ -315,6 +320,8 @@ def _decode_member(message: pb.Member, field: str) -> Member:
         capacity=message.capacity,
         feature_layers=_feature_layers(message, field),
         feature_window=message.feature_window,
+        replica=message.replica,
+        draining=message.draining,
     )
 
 

@@ -1,4 +1,4 @@
-"""All drafters of one target: who can be asked, who was told what, and a round's drafts by their deadline.
+"""All drafters of one target: who can be asked, and a round's drafts by their deadline.
 
 The `DrafterPool` behind the decoding loop. It follows the members that the selector knows, and keeps the promise that a
 drafter can only cost speed: a round waits for each drafter until that drafter's own deadline, all of them in parallel,
@@ -18,6 +18,7 @@ from paceline.actors.feature_reader import FeatureReader
 from paceline.actors.latency_histogram import DRAFT_BOUNDS_S, HistogramCount, LatencyHistogram
 from paceline.actors.messages import Draft, DraftTiming, Member
 from paceline.actors.ports import Drafts, Tracked
+from paceline.actors.replica_group import ReplicaGroup
 
 
 class SessionPool:
@@ -53,71 +54,77 @@ class SessionPool:
         self._clock = clock
         self._rounds = count(1)
         self._seen: Sequence[Member] | None = None
-        self._peers: dict[str, DrafterPeer] = {}
+        self._groups: dict[str, ReplicaGroup] = {}
         self._counts: dict[str, Counter[str]] = {}  # by drafter, those that left included
         self._waits: dict[str, LatencyHistogram] = {}  # likewise
 
     def usable(self) -> Sequence[str]:
         """Drafters that may be asked now."""
         self._refresh()
-        return [name for name, peer in self._peers.items() if peer.usable]
+        return [name for name, group in self._groups.items() if group.usable]
 
     def connected(self) -> list[str]:
         """Drafters whose line is up and whose conduct is good, also while they draft. Any thread may ask."""
-        return [name for name, peer in list(self._peers.items()) if peer.connected]
+        return [name for name, group in list(self._groups.items()) if group.connected]
+
+    def replicas(self, drafter: str) -> dict[int, DrafterPeer]:
+        """A drafter's replicas by number; none where it is not known."""
+        group = self._groups.get(drafter)
+        return {} if group is None else group.peers
 
     def draft_ms(self, drafter: str) -> float | None:
         """How long a drafter usually takes to answer; None while too few of its answers were timed."""
-        peer = self._peers.get(drafter)
-        return None if peer is None else peer.draft_ms
+        group = self._groups.get(drafter)
+        return None if group is None else group.draft_ms
 
     def serves(self, drafter: str, seq: int) -> bool:
-        """Whether a drafter may be asked for a sequence: it is known, and has not lately refused it."""
-        peer = self._peers.get(drafter)
-        return peer is not None and peer.serves_seq(seq)
+        """Whether a drafter may be asked for a sequence: it is known, has not lately refused it, and takes new ones
+        where it does not hold it."""
+        group = self._groups.get(drafter)
+        return group is not None and group.serves(seq)
 
     def open(self, sequence: Tracked) -> None:
         """Announce a sequence to every drafter it may use that can hear it now; the others hear of it later."""
         self._refresh()
-        for peer in self._peers.values():
-            peer.tell([sequence])
+        for group in self._groups.values():
+            group.tell([sequence])
 
     def propose(self, asks: Mapping[str, Sequence[tuple[Tracked, int]]]) -> Drafts:
         """Ask for drafts and wait for them; see `ports.DrafterPool`."""
         self._refresh()
-        asked: list[DrafterPeer] = []
+        asked: list[ReplicaGroup] = []
         for name, wanted in asks.items():
-            peer = self._peers.get(name)
-            if peer is not None and peer.ask(next(self._rounds), wanted):
-                asked.append(peer)
+            group = self._groups.get(name)
+            if group is not None and group.ask(next(self._rounds), wanted):
+                asked.append(group)
         by_seq: dict[int, Draft] = {}
         timings: list[DraftTiming] = []
-        for peer in asked:
-            drafts, timing = peer.collect()
+        for group in asked:
+            drafts, took = group.collect()
             by_seq.update((draft.seq, draft) for draft in drafts)
-            if timing is not None:
-                timings.append(timing)
+            timings += took
         return Drafts(by_seq, timings)
 
     def commit(self, sequences: Sequence[Tracked]) -> None:
         """Bring up to date each drafter that lags too far on any sequence, on all of them in one message."""
         self._features.forget()
-        for peer in self._peers.values():
-            peer.refresh()
-            if any(peer.lags(sequence, self._catch_up_tokens) for sequence in sequences):
-                peer.tell(sequences)
+        for group in self._groups.values():
+            group.refresh()
+            group.catch_up(sequences, self._catch_up_tokens)
 
     def close(self, seq: int) -> None:
         """Free a sequence's sessions everywhere."""
         self._features.forget()
-        for peer in self._peers.values():
-            peer.end(seq)
+        for group in self._groups.values():
+            group.end(seq)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Everything counted, by drafter; numbers only ever grow. Names are those of `drafter_peer`."""
-        counted = {name: dict(counts) for name, counts in list(self._counts.items())}
-        counted.update({name: dict(peer.counts()) for name, peer in list(self._peers.items())})
-        return counted
+        groups = dict(self._groups)
+        return {
+            name: dict(counts + groups[name].traffic() if name in groups else counts)
+            for name, counts in list(self._counts.items())
+        }
 
     def waits(self) -> dict[str, HistogramCount]:
         """How long drafts were waited for, by drafter: from Propose sent to Draft received, or given up."""
@@ -125,43 +132,39 @@ class SessionPool:
 
     def shutdown(self) -> None:
         """Give all links up."""
-        for peer in self._peers.values():
-            peer.close()
-        self._peers.clear()
+        for group in self._groups.values():
+            group.close()
+        self._groups.clear()
 
     def _refresh(self) -> None:
         members = self._members()
         if members is not self._seen:
             self._seen = members
             self._follow(members)
-        for peer in self._peers.values():
-            peer.refresh()
+        for group in self._groups.values():
+            group.refresh()
 
     def _follow(self, members: Sequence[Member]) -> None:
-        """Drop peers that left, moved or read other features now, connect to those that came.
+        """Let each drafter follow its replicas; drop drafters of which none is left."""
+        now: dict[str, list[Member]] = {name: [] for name in self._groups}
+        for member in members:
+            now.setdefault(member.drafter, []).append(member)
+        for name, replicas in now.items():
+            group = self._groups.get(name) or ReplicaGroup(self._peer)
+            group.follow(replicas)
+            if group:
+                self._groups[name] = group
+            else:
+                self._groups.pop(name, None)
 
-        One that the selector takes for down may still hear us, and its link knows better: only new ones have to be up.
-        """
-        now = {member.drafter: member for member in members}
-        for name, peer in list(self._peers.items()):
-            if name not in now or _line(now[name]) != _line(peer.member):
-                peer.close()
-                del self._peers[name]
-        for name, member in now.items():
-            if name not in self._peers and member.up:
-                counts = self._counts.setdefault(name, Counter())
-                self._peers[name] = DrafterPeer(
-                    member,
-                    self._connect(member),
-                    counts,
-                    self._waits.setdefault(name, LatencyHistogram(DRAFT_BOUNDS_S)),
-                    vocab_size=self._vocab_size,
-                    deadline_s=self._deadline_s,
-                    features=self._features,
-                    clock=self._clock,
-                )
-
-
-def _line(member: Member) -> tuple[object, ...]:
-    """What a peer is made for: a drafter of which any of it changed was started anew."""
-    return member.address, member.feature_layers, member.feature_window
+    def _peer(self, member: Member) -> DrafterPeer:
+        return DrafterPeer(
+            member,
+            self._connect(member),
+            self._counts.setdefault(member.drafter, Counter()),
+            self._waits.setdefault(member.drafter, LatencyHistogram(DRAFT_BOUNDS_S)),
+            vocab_size=self._vocab_size,
+            deadline_s=self._deadline_s,
+            features=self._features,
+            clock=self._clock,
+        )

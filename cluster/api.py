@@ -26,6 +26,7 @@ from paceline.cluster.body_limit import BodyLimit
 from paceline.cluster.completion import Completion
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.dashboard_pages import DashboardPages
+from paceline.cluster.drafters_api import DrafterEndpoints
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
 from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
@@ -74,7 +75,7 @@ def create_api(
     endpoints = _Endpoints(
         backend,
         tokenizer,
-        Planner(tokenizer, config, model_name, max_context, stop_ids),
+        Planner(tokenizer, config, model_name, max_context, stop_ids, backend.drafter_names),
         model_name,
         max_context,
         activity,
@@ -82,6 +83,7 @@ def create_api(
         requests,
     )
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
+    drafters = DrafterEndpoints(backend, config.http)
     for path, method, endpoint in (
         ("/v1/chat/completions", "POST", endpoints.chat),
         ("/v1/completions", "POST", endpoints.completion),
@@ -92,6 +94,10 @@ def create_api(
         ("/v1/paceline/trace", "GET", endpoints.trace),
         ("/v1/paceline/requests", "GET", explain.requests),
         ("/v1/paceline/requests/{id}", "GET", explain.request),
+        ("/v1/paceline/drafters", "GET", drafters.list),
+        ("/v1/paceline/drafters", "POST", drafters.add),
+        ("/v1/paceline/drafters/{name}/drain", "POST", drafters.drain),
+        ("/v1/paceline/drafters/{name}", "DELETE", drafters.remove),
         ("/ready", "GET", endpoints.ready),
         ("/health", "GET", endpoints.health),
     ):

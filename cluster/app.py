@@ -7,6 +7,7 @@ import_path: paceline.cluster.app:build_app
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 from ray import serve
 from ray.serve import Application
@@ -34,7 +35,8 @@ def build_app(config: dict[str, Any]) -> Application:
     document = settings.model_dump()
     target = settings.target
     ongoing = target.max_sequences + target.max_queue
-    fleet = serve.deployment(name="Fleet", ray_actor_options=_AT_THE_HEAD)(Fleet)
+    # Additions wait in it for their drafters, while everybody asks it how things are.
+    fleet = serve.deployment(name="Fleet", max_ongoing_requests=64, ray_actor_options=_AT_THE_HEAD)(Fleet)
     replicas = serve.deployment(
         name="Target",
         num_replicas=target.replicas,
@@ -45,7 +47,7 @@ def build_app(config: dict[str, Any]) -> Application:
     ingress = serve.deployment(name="Ingress", max_ongoing_requests=4 * (ongoing + 16), ray_actor_options=_AT_THE_HEAD)(
         Ingress
     )
-    return ingress.bind(document, replicas.bind(document), fleet.bind(document))
+    return ingress.bind(document, replicas.bind(document), fleet.bind(document, uuid4().hex))
 
 
 def _placement(resources: Resources) -> dict[str, Any]:

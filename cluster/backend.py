@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.drafter_control import DrafterControl
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.metrics.samples import Samples
 from paceline.cluster.trace_document import ProcessTrace
@@ -95,7 +96,7 @@ class Generates(Protocol):
         ...
 
 
-class Backend(Generates, Protocol):
+class Backend(Generates, DrafterControl, Protocol):
     """The cluster, as the HTTP endpoint sees it."""
 
     async def metrics(self) -> dict[str, Samples]:

@@ -56,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     _add_url(status)
     status.set_defaults(run=_status)
 
+    _add_drafters(commands)
+
     trace = commands.add_parser("trace", help="what every process does in the next seconds, as one time line")
     _add_url(trace)
     trace.add_argument("--seconds", type=_seconds, default=5.0, metavar="S", help="how long, at most 30; default: 5")
@@ -174,6 +176,34 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(run=_train)
 
 
+def _add_drafters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    drafters = commands.add_parser("drafters", help="a running cluster's drafters: list, add, drain, remove")
+    actions = drafters.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="every drafter, with its replicas and what the selector knows of it")
+    _add_url(listed)
+    listed.set_defaults(run=_drafters_list)
+    added = actions.add_parser(
+        "add",
+        help="add one, from a file or from fields",
+        description="Add a drafter to the running cluster, and wait until it can be used. FILE holds what one of a "
+        "configuration's `drafters` does. Fields are written `name=math kind=head options.model=zoo/math`.",
+    )
+    added.add_argument("drafter", nargs="+", metavar="FILE|FIELD=VALUE", help="a YAML file, or fields")
+    added.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="wait for it; default: 60")
+    added.set_defaults(run=_drafters_add)
+    drained = actions.add_parser("drain", help="give it no new sequences; those that it holds keep it")
+    drained.set_defaults(run=_drafters_drain)
+    removed = actions.add_parser("remove", help="take it away now; sequences that it served go on with the others")
+    removed.set_defaults(run=_drafters_remove)
+    for parser in (drained, removed):
+        parser.add_argument("name", metavar="NAME")
+    for parser in (added, drained, removed):
+        _add_url(parser)
+        parser.add_argument(
+            "--token", metavar="T", help="http.operator_token of the server; default: PACELINE_OPERATOR_TOKEN"
+        )
+
+
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=_URL, help=f"where it serves; default: {_URL}")
 
@@ -226,6 +256,35 @@ def _status(arguments: argparse.Namespace) -> int:
     from paceline.cluster.status_command import status
 
     return status(arguments.url)
+
+
+def _drafters_list(arguments: argparse.Namespace) -> int:
+    from paceline.cluster.drafters_command import list_drafters
+
+    return list_drafters(arguments.url)
+
+
+def _drafters_add(arguments: argparse.Namespace) -> int:
+    from paceline.actors.environment import operator_token
+    from paceline.cluster.drafters_command import add_drafter
+
+    return add_drafter(
+        arguments.url, arguments.drafter, token=arguments.token or operator_token(), wait_s=arguments.timeout
+    )
+
+
+def _drafters_drain(arguments: argparse.Namespace) -> int:
+    from paceline.actors.environment import operator_token
+    from paceline.cluster.drafters_command import drain_drafter
+
+    return drain_drafter(arguments.url, arguments.name, token=arguments.token or operator_token())
+
+
+def _drafters_remove(arguments: argparse.Namespace) -> int:
+    from paceline.actors.environment import operator_token
+    from paceline.cluster.drafters_command import remove_drafter
+
+    return remove_drafter(arguments.url, arguments.name, token=arguments.token or operator_token())
 
 
 def _trace(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""A small client of our own HTTP endpoint, for the commands `chat`, `status` and `serve`.
+"""A small client of our own HTTP endpoint, for the commands `chat`, `status`, `drafters` and `serve`.
 
 It turns what goes wrong into paceline's errors: nothing answers (`NotReady`), the server refuses (`RequestError`).
 """
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from paceline.actors.errors import EngineError, NotReady, PacelineError, ProtocolError, RequestError
 from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.drafter_control import DrafterView
 from paceline.cluster.explanation import Explanation, RequestList
 
 T = TypeVar("T")
@@ -24,6 +25,10 @@ T = TypeVar("T")
 _STATUS: TypeAdapter[ClusterStatus] = TypeAdapter(ClusterStatus)
 _EXPLANATION: TypeAdapter[Explanation] = TypeAdapter(Explanation)
 _REQUESTS: TypeAdapter[RequestList] = TypeAdapter(RequestList)
+_DRAFTERS: TypeAdapter[list[DrafterView]] = TypeAdapter(list[DrafterView])
+_DRAFTERS_PATH = "/v1/paceline/drafters"
+_OPERATOR_HEADER = "X-Paceline-Operator"
+_CHANGE_S = 20.0  # beyond what a change itself may take
 _ROUND_S = 120.0  # longest silence between two chunks: a long prompt's prefill on a small machine
 _DATA = "data:"
 
@@ -53,13 +58,21 @@ class Client:
     Args:
         url: Where the endpoint is, with or without `/v1`.
         timeout_s: Longest wait for an answer that is not streamed.
+        operator_token: What changes of the cluster are asked for with.
         transport: For tests.
 
     Raises:
         RequestError: the URL is not one of HTTP.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        operator_token: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -68,6 +81,7 @@ class Client:
         if not usable or parts.hostname is None:
             raise RequestError(f"--url: {url!r}; expected something like http://127.0.0.1:8000", "url")
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._operator = {} if operator_token is None else {_OPERATOR_HEADER: operator_token}
         loopback = parts.hostname == "localhost" or parts.hostname == "::1" or parts.hostname.startswith("127.")
         # A proxy that the environment names cannot reach this machine's loopback.
         self._http = httpx.Client(timeout=timeout_s, transport=transport, trust_env=not loopback)
@@ -128,6 +142,41 @@ class Client:
         """
         return self._read(_REQUESTS, f"/v1/paceline/requests?limit={limit}")
 
+    def drafters(self) -> list[DrafterView]:
+        """The running cluster's drafters.
+
+        Raises:
+            PacelineError: as `status`.
+        """
+        try:
+            return _DRAFTERS.validate_python(self._get(_DRAFTERS_PATH)["data"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise ProtocolError(f"{self.url}{_DRAFTERS_PATH}: not a list of drafters") from error
+
+    def add_drafter(self, document: dict[str, Any], wait_s: float) -> None:
+        """Add a drafter, and wait until it has registered.
+
+        Raises:
+            PacelineError: as `status`, and RequestError where the server refuses it.
+        """
+        self._change("POST", f"{_DRAFTERS_PATH}?wait_s={wait_s:g}", document, wait_s + _CHANGE_S)
+
+    def drain_drafter(self, name: str) -> None:
+        """Give a drafter no new sequences.
+
+        Raises:
+            PacelineError: as `add_drafter`.
+        """
+        self._change("POST", f"{_DRAFTERS_PATH}/{quote(name, safe='')}/drain", {}, _CHANGE_S)
+
+    def remove_drafter(self, name: str) -> None:
+        """Take a drafter away.
+
+        Raises:
+            PacelineError: as `add_drafter`.
+        """
+        self._change("DELETE", f"{_DRAFTERS_PATH}/{quote(name, safe='')}", None, _CHANGE_S)
+
     def trace(self, seconds: float) -> dict[str, Any]:
         """What all processes did in the next `seconds`, in the Trace Event Format.
 
@@ -186,6 +235,16 @@ class Client:
             return reply.json()
         except ValueError as error:
             raise ProtocolError(f"{self.url}{path}: not JSON; is this paceline?") from error
+
+    def _change(self, method: str, path: str, document: dict[str, Any] | None, wait_s: float) -> None:
+        try:
+            reply = self._http.request(
+                method, self.url + path, json=document, headers=self._operator, timeout=httpx.Timeout(10.0, read=wait_s)
+            )
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        if reply.is_error:
+            raise _refusal(reply)
 
     def _silent(self, error: httpx.TransportError) -> NotReady:
         if isinstance(error, httpx.ConnectError):

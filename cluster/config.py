@@ -21,7 +21,7 @@ from paceline.cluster.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
-_RESERVED = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
+RESERVED_NAMES = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -61,6 +61,9 @@ class TargetConfig(Settings):
     max_context: int | None = Field(
         None, ge=2, description="prompt + answer tokens of one request; default: the model's"
     )
+    feature_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="layers whose features are kept for heads added later, besides those that the drafters read"
+    )
     resources: Resources = Resources(num_cpus=1.0)
 
 
@@ -71,8 +74,9 @@ class DrafterConfig(Settings):
     kind: str
     device: str = "cpu"
     threads: int = Field(1, ge=1)
-    max_sessions: int = Field(64, ge=1)
-    resources: Resources = Resources()
+    max_sessions: int = Field(64, ge=1, description="sequences that each replica holds")
+    replicas: int = Field(1, ge=1, le=64, description="processes of it; each needs its own resources")
+    resources: Resources = Field(Resources(), description="of each replica")
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -135,6 +139,12 @@ class HttpConfig(Settings):
     port: int = Field(8000, ge=1, le=65535)
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
     max_choices: int = Field(8, ge=1, description="most `n` of a request")
+    operator_token: str | None = Field(
+        None,
+        min_length=8,
+        pattern=r"^[!-~]+$",
+        description="secret of who may add, drain and remove drafters; without one only this machine itself may",
+    )
 
 
 class NetworkConfig(Settings):
@@ -182,8 +192,8 @@ class ClusterConfig(Settings):
     def _names_agree(self) -> ClusterConfig:
         names = [drafter.name for drafter in self.drafters]
         for name in names:
-            if name in _RESERVED:
-                raise ValueError(f"drafters: the name {name!r} is one of paceline's own ({', '.join(_RESERVED)})")
+            if name in RESERVED_NAMES:
+                raise ValueError(f"drafters: the name {name!r} is one of paceline's own ({', '.join(RESERVED_NAMES)})")
             if names.count(name) > 1:
                 raise ValueError(f"drafters: the name {name!r} is used twice; each drafter needs its own")
         for field, chosen in (
@@ -223,16 +233,25 @@ def load_config(path: str | Path) -> ClusterConfig:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or a field is wrong.
     """
+    document = read_yaml(path)
+    config = parse_config({} if document is None else document, str(path))
+    return with_absolute_folders(config, Path(path).resolve().parent)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file, in which no key may be given twice; None where it is empty.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
     try:
-        document = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # bytes that are no text, or a path that is none
         raise ConfigError(f"{path!s:.200}: cannot be read as UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({error})") from None
-    config = parse_config({} if document is None else document, str(path))
-    return with_absolute_folders(config, Path(path).resolve().parent)
 
 
 def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> ClusterConfig:

@@ -42,7 +42,7 @@ def kv_tokens(settings: ClusterConfig) -> int | None:
 
 
 def feature_layers(settings: ClusterConfig) -> tuple[int, ...]:
-    """The target's layers whose features some drafter asks for, ascending.
+    """The target's layers whose features some drafter asks for, or is to be able to, ascending.
 
     A drafter whose own description cannot be read is left out, and will not be used: it may cost speed, never the
     target.
@@ -50,7 +50,7 @@ def feature_layers(settings: ClusterConfig) -> tuple[int, ...]:
     Raises:
         ConfigError: a drafter's options are not its kind's.
     """
-    layers: set[int] = set()
+    layers: set[int] = set(settings.target.feature_layers)
     for drafter in settings.drafters:
         try:
             layers.update(features_needed(drafter.kind, drafter.options))

@@ -1,67 +1,108 @@
-"""The actors behind the target: one selector and the drafters, started, watched and taken down together.
+"""The actors behind the target: one selector and the drafters, started, watched, added, drained and removed.
 
-They are detached, so that none of them dies with the process that happened to start it; Ray restarts each after a
-crash.
-`Fleet` runs as a Serve deployment of one replica, which makes them go when the application is deleted.
+What there is to be is the roster: the configuration's drafters at first, then what the operator makes of it. It is
+saved before anything is done, so that neither a restart of this process nor of the selector brings back what was
+removed, or loses what was added. `Fleet` runs as a Serve deployment of one replica, which makes its actors go when the
+application is deleted; `fleet_actors` holds them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import serve
-from ray.actor import ActorHandle
 from ray.serve.exceptions import RayServeException
 
-from paceline.actors.channel import ANY_PORT
-from paceline.actors.drafter_actor import DrafterActor, DrafterSpec
-from paceline.actors.errors import NotReady
-from paceline.actors.messages import SelectorSnapshot
+from paceline.actors.errors import Conflict, NotReady, RequestError, UnknownDrafter
+from paceline.actors.messages import Member, SelectorSnapshot, replica_name
 from paceline.actors.tracer import Span
 from paceline.cluster.backend import ActorStatus
-from paceline.cluster.config import ClusterConfig, DrafterConfig, Resources
+from paceline.cluster.config import ClusterConfig, DrafterConfig
+from paceline.cluster.drafter_control import DrafterView, check_drafter
+from paceline.cluster.engine_limits import feature_layers
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.fleet_actors import FleetActors, cause
+from paceline.cluster.fleet_view import as_heard, drafter_view, start_failure
+from paceline.cluster.membership import MAX_REPLICAS
 from paceline.cluster.metrics.fleet_metrics import FleetMetrics, WatchedActor
 from paceline.cluster.metrics.publisher import MetricPublisher
-from paceline.cluster.naming import drafter_name, namespace, selector_name
-from paceline.cluster.selector_actor import SelectorActor
+from paceline.cluster.naming import namespace, selector_name
+from paceline.cluster.placement import drafter_demands, misfit, ray_nodes
+from paceline.cluster.roster import Roster, RosterEntry
+from paceline.cluster.roster_store import forget_other_rosters, load_roster, save_roster
 
 logger = logging.getLogger(__name__)
 
-_PING_S = 0.8
+_POLL_S = 0.2
 _EXPLAIN_S = 5.0
+_END_S = 5.0  # that a killed process may take to be gone
 
 
 class Fleet:
-    """Keeps the cluster's detached actors in being."""
+    """Keeps the cluster's detached actors in being.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Args:
+        config: The cluster as it is brought up.
+        bring_up: An id of this bring-up, under which the roster is kept.
+    """
+
+    def __init__(self, config: dict[str, Any], bring_up: str) -> None:
         self._config = ClusterConfig.model_validate(config)
         application = serve.get_replica_context().app_name
-        self._namespace = namespace(application)
-        self._actors: dict[str, ActorHandle[Any]] = {}
-        self._remove_strangers()
-        self._ensure()
+        space = namespace(application)
+        self._key = f"{space}/{bring_up}"
+        self._roster = load_roster(self._key) or Roster.of(self._config.drafters)
+        self._number = self._roster.added
+        self._selector = selector_name(self._config)
+        self._adding: dict[str, RosterEntry] = {}
+        self._changing: set[str] = set()
+        self._drained_since_s: dict[str, float] = {}
+        self._layers = feature_layers(self._config)
+        self._actors = FleetActors(self._config, space, self._key)
+        save_roster(self._key, self._roster)
+        forget_other_rosters(self._key)
+        self._actors.end_strangers(self._roster)
+        self._actors.ensure(self._roster)
         names = [drafter.name for drafter in self._config.drafters]
         metrics = FleetMetrics(self._watched, names, lambda deployment: _running(application, deployment))
         self._metrics = MetricPublisher("fleet", metrics.gather, application, self._config.metrics)
 
+    # ------------------------------------------------------------ looking
+
+    async def names(self) -> dict[str, str]:
+        """Drafter -> kind."""
+        return {entry.config.name: entry.config.kind for entry in self._roster.entries}
+
     async def statuses(self) -> list[ActorStatus]:
         """Ask every actor how it is; one that does not answer in time is down."""
-        wanted = [("selector", "selector", "cpu", selector_name(self._config))]
-        wanted += [(d.name, d.kind, d.device, drafter_name(self._config, d)) for d in self._config.drafters]
-        return list(await asyncio.gather(*(self._status(*item) for item in wanted)))
+        selector, (replicas, _) = await asyncio.gather(
+            self._status("selector", "selector", "cpu", self._selector), self._look(self._roster.entries)
+        )
+        return [selector, *(actor for actors in replicas for actor in actors)]
+
+    async def drafters(self) -> list[DrafterView]:
+        """Every drafter with its replicas and what the selector knows of it."""
+        entries = self._roster.entries
+        replicas, snapshot = await self._look(entries)
+        return [
+            drafter_view(entry, actors, snapshot, settled=self._settled(entry.config.name))
+            for entry, actors in zip(entries, replicas, strict=True)
+        ]
 
     async def snapshot(self) -> SelectorSnapshot:
         """The selector's statistics.
 
         Raises:
-            NotReady: the selector does not answer.
+            NotReady: the selector is not there.
         """
-        reply: SelectorSnapshot = await asyncio.wait_for(_as_coroutine(self._selector().snapshot.remote()), _PING_S)
+        reply: SelectorSnapshot = await self._actors.call(self._selector, "snapshot")
         return reply
 
     async def explain(self, request: str) -> Explanation | None:
@@ -70,8 +111,7 @@ class Fleet:
         Raises:
             NotReady: the selector does not answer.
         """
-        asked = self._selector().explain.remote(request)
-        reply: Explanation | None = await asyncio.wait_for(_as_coroutine(asked), _EXPLAIN_S)
+        reply: Explanation | None = await self._actors.call(self._selector, "explain", request, within_s=_EXPLAIN_S)
         return reply
 
     async def requests(self, limit: int) -> RequestList:
@@ -80,120 +120,212 @@ class Fleet:
         Raises:
             NotReady: the selector does not answer.
         """
-        asked = self._selector().requests.remote(limit)
-        reply: RequestList = await asyncio.wait_for(_as_coroutine(asked), _EXPLAIN_S)
+        reply: RequestList = await self._actors.call(self._selector, "requests", limit, within_s=_EXPLAIN_S)
         return reply
 
     async def trace(self, since_ns: int) -> dict[str, list[Span]]:
         """Spans of the selector's and every drafter's process by actor name; one that does not answer is left out."""
-        names = {"selector": selector_name(self._config)}
-        names |= {drafter.name: drafter_name(self._config, drafter) for drafter in self._config.drafters}
-        handles = {name: actor for name, full in names.items() if (actor := self._actors.get(full)) is not None}
-        asked = [asyncio.wait_for(_as_coroutine(actor.trace.remote(since_ns)), _PING_S) for actor in handles.values()]
+        names = {"selector": self._selector}
+        for entry in self._roster.entries:
+            drafter = entry.config.name
+            names |= {replica_name(drafter, number): full for number, full in enumerate(self._actors.names(entry))}
+        asked = [self._actors.call(full, "trace", since_ns) for full in names.values()]
         replies = await asyncio.gather(*asked, return_exceptions=True)
-        return {
-            name: reply for name, reply in zip(handles, replies, strict=True) if not isinstance(reply, BaseException)
-        }
+        return {name: reply for name, reply in zip(names, replies, strict=True) if not isinstance(reply, BaseException)}
+
+    # ------------------------------------------------------------ changing
+
+    async def add(self, document: dict[str, Any], wait_s: float) -> None:
+        """See `DrafterControl.add_drafter`."""
+        drafter = check_drafter(document, (*self._roster.names, *self._adding), self._layers)
+        with self._only_change(drafter.name):
+            self._check_room(drafter)
+            self._number += 1
+            entry = RosterEntry(config=drafter, number=self._number)
+            self._adding[drafter.name] = entry
+            try:
+                self._actors.start(entry)
+                await self._until_registered(entry, wait_s)
+                self._save(self._roster.with_added(entry))
+            except BaseException as error:  # also where the caller went away
+                logger.warning("drafter %s was not added: %s", drafter.name, error)
+                self._actors.end(self._actors.names(entry))
+                await self._tell()
+                raise
+            finally:
+                del self._adding[drafter.name]
+                await self._tell()
+
+    async def drain(self, name: str) -> None:
+        """See `DrafterControl.drain_drafter`."""
+        with self._only_change(name):
+            if not self._known(name).draining:
+                self._save(self._roster.with_draining(name))
+                self._drained_since_s[name] = time.monotonic()
+            await self._tell()
+
+    async def remove(self, name: str) -> None:
+        """See `DrafterControl.remove_drafter`."""
+        with self._only_change(name):
+            actors = self._actors.names(self._known(name))
+            self._save(self._roster.without(name))
+            self._drained_since_s.pop(name, None)
+            await self._tell()  # first, so that nobody is surprised
+            self._actors.end(actors)
+            await self._actors.gone(actors, _END_S)
 
     async def check_health(self) -> None:
-        """Serve calls this every few seconds: bring back what is gone for good (a constructor that failed, say)."""
-        for name, actor in list(self._actors.items()):
-            try:
-                await asyncio.wait_for(_as_coroutine(actor.ping.remote()), _PING_S)
-            except ray.exceptions.ActorDiedError as error:
-                logger.warning("%s is gone: %s", name, error)
-                del self._actors[name]
-            except (TimeoutError, ray.exceptions.RayError):
-                continue  # restarting or busy: Ray's business
-        self._ensure()
+        """Serve calls this every few seconds: bring back what is gone for good, and tell the selector the roster."""
+        await self._actors.forget_dead(self._roster)
+        self._actors.ensure(self._roster)
+        await self._tell()
 
     def __del__(self) -> None:
-        metrics = getattr(self, "_metrics", None)
-        if metrics is not None:
+        if metrics := getattr(self, "_metrics", None):
             metrics.close()
-        for actor in self._actors.values():
-            ray.kill(actor, no_restart=True)
+        if actors := getattr(self, "_actors", None):
+            actors.end_all()
 
-    async def _status(self, name: str, kind: str, device: str, actor_name: str) -> ActorStatus:
-        actor = self._actors.get(actor_name)
-        if actor is None:
-            return ActorStatus(name, kind, "", device, "down")
+    # ------------------------------------------------------------ inside
+
+    def _watched(self) -> list[WatchedActor]:
+        """The actors whose metrics are exported."""
+        watched = [WatchedActor("selector", "selector", "", self._actors.handle(self._selector))]
+        for entry in self._roster.entries:
+            drafter = entry.config
+            watched += [
+                WatchedActor(replica_name(drafter.name, number), drafter.kind, drafter.name, self._actors.handle(full))
+                for number, full in enumerate(self._actors.names(entry))
+            ]
+        return watched
+
+    @contextmanager
+    def _only_change(self, name: str) -> Iterator[None]:
+        if name in self._changing:
+            raise Conflict(f"name: the drafter {name!r} is being added, drained or removed at this moment", "name")
+        self._changing.add(name)
         try:
-            reply = await asyncio.wait_for(_as_coroutine(actor.ping.remote()), _PING_S)
+            yield
+        finally:
+            self._changing.remove(name)
+
+    def _known(self, name: str) -> RosterEntry:
+        entry = self._roster.find(name)
+        if entry is None:
+            known = ", ".join(self._roster.names) or "none"
+            raise UnknownDrafter(f"name: {name!r:.200} is not one of the drafters ({known})", "name")
+        return entry
+
+    def _check_room(self, drafter: DrafterConfig) -> None:
+        there = sum(entry.config.replicas for entry in (*self._roster.entries, *self._adding.values()))
+        if there + drafter.replicas > MAX_REPLICAS:
+            raise RequestError(
+                f"replicas: {drafter.replicas}; with the {there} that there are it would be more than {MAX_REPLICAS}",
+                "replicas",
+            )
+        lacking = misfit(drafter_demands(drafter), ray_nodes())
+        if lacking is not None:
+            raise Conflict(f"resources: {lacking}", "resources")
+
+    def _save(self, roster: Roster) -> None:
+        save_roster(self._key, roster)
+        self._roster = roster
+
+    async def _tell(self) -> None:
+        """Tell the selector the roster; where it does not hear, the next health check repeats it."""
+        wanted = {**self._roster.draining, **dict.fromkeys(self._adding, False)}
+        try:
+            await self._actors.call(self._selector, "follow", wanted)
+        except (TimeoutError, NotReady, ray.exceptions.RayError) as error:
+            logger.warning("the selector was not told the roster: %s", cause(error))
+
+    async def _until_registered(self, entry: RosterEntry, within_s: float) -> None:
+        """Wait until the selector knows all replicas where they are now.
+
+        Raises:
+            RequestError: a replica ended for a fault of its settings.
+            PacelineError: a replica ended.
+            NotReady: it took too long.
+        """
+        await self._tell()
+        deadline = time.monotonic() + within_s
+        while True:
+            missing = await self._missing(entry)
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise NotReady(f"drafter {entry.config.name} has not registered within {within_s:g} s: {missing}")
+            await asyncio.sleep(_POLL_S)
+
+    async def _missing(self, entry: RosterEntry) -> str:
+        """What is not there of a drafter that is being added; empty where all is."""
+        snapshot = await self._snapshot()
+        if snapshot is None:
+            return "the selector does not answer"
+        known = {member.replica: member for member in snapshot.members if _is_up(member, entry)}
+        missing = []
+        for number, name in enumerate(self._actors.names(entry)):
+            try:
+                reply = await self._actors.call(name, "ping")
+            except ray.exceptions.ActorDiedError as error:
+                raise start_failure(entry.config.name, cause(error)) from None
+            except (TimeoutError, NotReady, ray.exceptions.RayError):
+                missing.append(f"replica {number} does not answer yet")
+                continue
+            if number not in known or known[number].address != reply["address"]:
+                missing.append(f"the selector has not heard of replica {number}")
+        return "; ".join(missing)
+
+    async def _snapshot(self) -> SelectorSnapshot | None:
+        try:
+            return await self.snapshot()
+        except (TimeoutError, NotReady, ray.exceptions.RayError):
+            return None
+
+    async def _look(self, entries: Sequence[RosterEntry]) -> tuple[list[list[ActorStatus]], SelectorSnapshot | None]:
+        """How the drafters' replicas are, and what the selector knows."""
+        snapshot, *replicas = await asyncio.gather(
+            self._snapshot(), *(asyncio.gather(*self._replicas(entry)) for entry in entries)
+        )
+        known = [as_heard(entry.config.name, actors, snapshot) for entry, actors in zip(entries, replicas, strict=True)]
+        return known, snapshot
+
+    def _replicas(self, entry: RosterEntry) -> list[Any]:
+        """Questions to a drafter's replicas."""
+        drafter = entry.config
+        return [
+            self._status(replica_name(drafter.name, number), drafter.kind, drafter.device, full, drafter)
+            for number, full in enumerate(self._actors.names(entry))
+        ]
+
+    async def _status(
+        self, name: str, kind: str, device: str, actor_name: str, drafter: DrafterConfig | None = None
+    ) -> ActorStatus:
+        try:
+            reply = await self._actors.call(actor_name, "ping")
         except TimeoutError:
-            return ActorStatus(name, kind, "", device, "starting", detail="does not answer yet")
-        except ray.exceptions.RayError as error:
-            return ActorStatus(name, kind, "", device, "down", detail=str(error).strip().splitlines()[-1][:200])
+            detail = self._waits_for(actor_name, drafter) or "does not answer yet"
+            return ActorStatus(name, kind, "", device, "starting", detail=detail)
+        except (NotReady, ray.exceptions.RayError) as error:
+            return ActorStatus(name, kind, "", device, "down", detail=cause(error)[:200])
         return ActorStatus(
             name, kind, reply["node"], device, "up", reply["pid"], reply["address"], reply.get("sessions", 0)
         )
 
-    def _selector(self) -> Any:
-        actor = self._actors.get(selector_name(self._config))
-        if actor is None:
-            raise NotReady("the selector is not there")
-        return actor
+    def _waits_for(self, actor_name: str, drafter: DrafterConfig | None) -> str | None:
+        """The resources that keep an actor from being placed; None where nothing does."""
+        if drafter is None or not self._actors.waits_for_a_node(actor_name):
+            return None
+        return misfit(drafter_demands(drafter)[:1], ray_nodes())
 
-    def _watched(self) -> list[WatchedActor]:
-        """The actors whose metrics are exported."""
-        config, actors = self._config, self._actors
-        selector = WatchedActor("selector", "selector", "", actors.get(selector_name(config)))
-        return [selector] + [
-            WatchedActor(d.name, d.kind, d.name, actors.get(drafter_name(config, d))) for d in config.drafters
-        ]
-
-    def _ensure(self) -> None:
-        config = self._config
-        options: dict[str, Any] = {
-            "namespace": self._namespace,
-            "lifetime": "detached",
-            "get_if_exists": True,
-            "max_restarts": -1,
-            "max_task_retries": 0,
-        }
-        wanted: list[tuple[str, Any, Resources, Any]] = [
-            (selector_name(config), SelectorActor, config.selector.resources, config.model_dump())
-        ]
-        wanted += [(drafter_name(config, d), DrafterActor, d.resources, self._spec(d)) for d in config.drafters]
-        for name, actor, resources, argument in wanted:
-            if name not in self._actors:
-                remote: Any = ray.remote(actor)
-                placed = remote.options(name=name, **options, **_placement(resources))
-                self._actors[name] = placed.remote(argument)
-
-    def _spec(self, drafter: DrafterConfig) -> DrafterSpec:
-        config = self._config
-        return DrafterSpec(
-            name=drafter.name,
-            kind=drafter.kind,
-            options=dict(drafter.options),
-            device=drafter.device,
-            threads=drafter.threads,
-            max_sessions=drafter.max_sessions,
-            target_model=config.target.model,
-            target_dtype=config.target.dtype,
-            target_quantization=config.target.quantization,
-            host=config.network.host,
-            ports=config.network.ports or ANY_PORT,
-            token=config.network.token,
-            max_message_bytes=config.network.max_message_bytes,
-            heartbeat_s=config.network.heartbeat_s,
-            selector_name=selector_name(config),
-            namespace=self._namespace,
-        )
-
-    def _remove_strangers(self) -> None:
-        """Kill what an earlier configuration of this application left behind."""
-        config = self._config
-        wanted = {selector_name(config), *(drafter_name(config, drafter) for drafter in config.drafters)}
-        for entry in ray.util.list_named_actors(all_namespaces=True):
-            if entry["namespace"] == self._namespace and entry["name"] not in wanted:
-                logger.info("removing %s of an earlier configuration", entry["name"])
-                ray.kill(ray.get_actor(entry["name"], namespace=self._namespace), no_restart=True)
+    def _settled(self, name: str) -> bool:
+        """Whether targets have heard that a drafter drains; what they opened by then shows in two heartbeats."""
+        told_s = time.monotonic() - self._drained_since_s.get(name, -math.inf)
+        return told_s > 2 * self._config.network.heartbeat_s
 
 
-def _placement(resources: Resources) -> dict[str, Any]:
-    return {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, "resources": dict(resources.custom)}
+def _is_up(member: Member, entry: RosterEntry) -> bool:
+    return member.drafter == entry.config.name and member.up
 
 
 def _running(application: str, deployment: str) -> int:
@@ -207,7 +339,3 @@ def _running(application: str, deployment: str) -> int:
         return 0
     states = overview.deployments[deployment].replica_states
     return sum(count for state, count in states.items() if state == "RUNNING")
-
-
-async def _as_coroutine(reference: Any) -> Any:
-    return await reference

@@ -8,11 +8,22 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from paceline.actors.errors import BodyTooLarge, NotReady, Overloaded, PacelineError, RequestError, UnknownModel
+from paceline.actors.errors import (
+    BodyTooLarge,
+    Conflict,
+    Forbidden,
+    NotReady,
+    Overloaded,
+    PacelineError,
+    RequestError,
+    UnknownDrafter,
+    UnknownModel,
+)
 
 _NOT_READY_RETRY_S = 2
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable_error",
 }
@@ -73,6 +84,12 @@ def _code(error: Exception) -> str | None:
             return error.code
         case UnknownModel():
             return "model_not_found"
+        case UnknownDrafter():
+            return "drafter_not_found"
+        case Conflict():
+            return "conflict"
+        case Forbidden():
+            return "forbidden"
         case BodyTooLarge():
             return "body_too_large"
         case RequestError():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -24,6 +25,7 @@ from paceline.actors.tracer import TRACER
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.drafter_control import DrafterView
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.metrics.publisher import MetricPublisher, board_of
 from paceline.cluster.metrics.samples import Samples
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _STATUS_S = 0.9
 _RESUMES = 3
+_KINDS_S = 1.0  # that the list of drafters may be old
 
 
 class RayBackend:
@@ -48,6 +51,8 @@ class RayBackend:
         context = serve.get_replica_context()
         self._replica = context.replica_id.unique_id
         self._board = board_of(context.app_name, config.metrics)
+        self._kinds = {drafter.name: drafter.kind for drafter in config.drafters}  # as last heard
+        self._heard_s = -math.inf
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
         """Stream a generation; where its replica dies, go on from what was sent, on another.
@@ -123,10 +128,11 @@ class RayBackend:
 
     async def status(self) -> ClusterStatus:
         """Ask the target, the fleet and the selector, side by side."""
-        target, fleet, selector = await asyncio.gather(
+        target, fleet, selector, _ = await asyncio.gather(
             _within(self._target.state.remote()),
             _within(self._fleet.statuses.remote()),
             _within(self._fleet.snapshot.remote()),
+            self._hear_kinds(),
         )
         actors = [
             ActorStatus("ingress", "ingress", ray.util.get_node_ip_address(), "cpu", "up", os.getpid()),
@@ -150,19 +156,61 @@ class RayBackend:
             waiting=target["waiting"] if target else 0,
         )
 
+    # ------------------------------------------------------------ drafters; see `DrafterControl`
+
+    async def drafter_names(self) -> tuple[str, ...]:
+        """The drafters that a request may name, as they were within the last second."""
+        if time.monotonic() - self._heard_s > _KINDS_S:
+            await self._hear_kinds()
+        return tuple(self._kinds)
+
+    async def drafters(self) -> list[DrafterView]:
+        """All of them, now."""
+        found: list[DrafterView] = await self._asked_of_fleet(self._fleet.drafters.remote())
+        return found
+
+    async def add_drafter(self, document: dict[str, Any], wait_s: float) -> None:
+        """Add one."""
+        await self._asked_of_fleet(self._fleet.add.remote(document, wait_s))
+        await self._hear_kinds()
+
+    async def drain_drafter(self, name: str) -> None:
+        """Give it no new sequences."""
+        await self._asked_of_fleet(self._fleet.drain.remote(name))
+
+    async def remove_drafter(self, name: str) -> None:
+        """Take it away now."""
+        await self._asked_of_fleet(self._fleet.remove.remote(name))
+        await self._hear_kinds()
+
+    async def _hear_kinds(self) -> None:
+        kinds = await _within(self._fleet.names.remote())
+        if kinds is not None:
+            self._kinds, self._heard_s = kinds, time.monotonic()
+
+    async def _asked_of_fleet(self, response: Any) -> Any:
+        try:
+            return await response
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PacelineError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            raise NotReady(f"who keeps the drafters does not answer: {error}") from error
+
     def _drafters(self, usable: list[str], snapshot: Any) -> list[DrafterState]:
         known = {item.drafter: item for item in snapshot.drafters} if snapshot else {}
         states = []
-        for drafter in self._config.drafters:
-            up = drafter.name in usable
-            item = known.get(drafter.name)
+        for name, kind in self._kinds.items():
+            up = name in usable
+            item = known.get(name)
             if item is None:
-                states.append(DrafterState(drafter.name, drafter.kind, up, 0.0, 0.0, 0.0, 0, 0, 0, 0.0))
+                states.append(DrafterState(name, kind, up, 0.0, 0.0, 0.0, 0, 0, 0, 0.0))
             else:
                 states.append(
                     DrafterState(
-                        drafter.name,
-                        drafter.kind,
+                        name,
+                        kind,
                         up,
                         item.weight,
                         item.gamma,

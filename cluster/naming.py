@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
-from paceline.cluster.config import ClusterConfig, DrafterConfig
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.roster import RosterEntry
 
 
 def namespace(app_name: str) -> str:
@@ -21,10 +22,11 @@ def selector_name(config: ClusterConfig) -> str:
     return f"selector-{_digest(settings)}"
 
 
-def drafter_name(config: ClusterConfig, drafter: DrafterConfig) -> str:
-    """A drafter actor's name."""
-    settings = (drafter, config.target.model, config.target.dtype, config.network, selector_name(config))
-    return f"drafter-{drafter.name}-{_digest(settings)}"
+def drafter_name(config: ClusterConfig, entry: RosterEntry, replica: int) -> str:
+    """A drafter replica's name. One added anew under an old name is another actor, whatever its settings."""
+    target, drafter = config.target, entry.config
+    settings = (drafter, entry.number, target.model, target.dtype, config.network, selector_name(config))
+    return f"drafter-{drafter.name}-{replica}-{_digest(settings)}"
 
 
 def _digest(settings: object) -> str:

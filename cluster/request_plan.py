@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from paceline.actors.errors import UnknownModel
@@ -39,6 +40,7 @@ class Planner:
         model_name: The name clients must use.
         max_context: Most tokens of prompt and answer together.
         stop_ids: Token ids that end a text.
+        drafters: The drafters that there are now; default: the configuration's.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Planner:
         model_name: str,
         max_context: int,
         stop_ids: frozenset[int],
+        drafters: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._drafters = tuple(drafter.name for drafter in config.drafters)
+        self._configured = tuple(drafter.name for drafter in config.drafters)
+        self._drafters = drafters
         self._max_choices = config.http.max_choices
         self._sketched = config.selector.prompt_weight > 0
         self._max_draft = config.speculation.max_draft
@@ -74,7 +78,7 @@ class Planner:
             RequestError: a field asks for what this model or cluster has not.
         """
         self.check_model(request.model)
-        drafters = self._allowed(request.paceline.drafter)
+        drafters = await self._allowed(request.paceline.drafter)
         if (request.paceline.max_draft or 0) > self._max_draft:
             raise RefusedRequest(
                 f"paceline.max_draft: {request.paceline.max_draft}; this cluster drafts at most {self._max_draft}",
@@ -108,11 +112,12 @@ class Planner:
             generations, tuple(request.stop), sum(map(len, prompts)), request.include_usage, request.paceline.detail
         )
 
-    def _allowed(self, drafter: str | None) -> tuple[str, ...]:
+    async def _allowed(self, drafter: str | None) -> tuple[str, ...]:
         if drafter is None:
             return ()
-        if drafter not in self._drafters:
-            known = ", ".join(self._drafters) or "none"
+        names = self._configured if self._drafters is None else await self._drafters()
+        if drafter not in names:
+            known = ", ".join(names) or "none"
             raise RefusedRequest(
                 f"paceline.drafter: {drafter!r:.200} is not one of the drafters ({known})", "paceline.drafter"
             )

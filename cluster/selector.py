@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,6 +37,7 @@ from paceline.cluster.request_log import RequestLog
 from paceline.cluster.round_cost import RoundCost, RoundLoss
 from paceline.cluster.selector_memory import SelectorMemory
 from paceline.cluster.selector_state import SelectorState
+from paceline.cluster.sequence_access import SequenceAccess
 from paceline.cluster.target_connection import TargetConnection
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Selector:
         self._cost = RoundCost()
         self._loss = RoundLoss(config.loss, speculation.max_draft, config.max_sequences, self._cost)
         self._tallies: list[DrafterTally] = []
-        self._allowed = np.ones((config.max_sequences, 0), dtype=np.bool_)
+        self._access = SequenceAccess(config.max_sequences)
         self._sequences: OrderedDict[int, _Sequence] = OrderedDict()  # the one idle longest first
         self._free = list(range(config.max_sequences - 1, -1, -1))
         self._connections: dict[int, TargetConnection] = {}
@@ -96,7 +97,7 @@ class Selector:
         """Take a heartbeat; a new name joins as a drafter.
 
         Raises:
-            Overloaded: there are as many drafters as are taken.
+            Overloaded: there are as many drafters, or replicas, as are taken.
         """
         before = len(self._membership)
         changed = self._membership.register(heartbeat, self._clock())
@@ -104,6 +105,11 @@ class Selector:
             self._join(heartbeat.drafter)
         self.counts["scores_dropped_by_drafters"] = self._membership.scores_dropped
         if changed:
+            self._members_changed()
+
+    def follow(self, roster: Mapping[str, bool]) -> None:
+        """Take the roster, drafter -> whether it drains (see `Membership.follow`)."""
+        if self._membership.follow(roster):
             self._members_changed()
 
     def scores(self, drafter: str, scores: Sequence[Score]) -> None:
@@ -122,6 +128,7 @@ class Selector:
             else:
                 placed = sequence.ring.put(column, score.start, score.gammas)
                 new.append(placed.gammas)
+                self._access.scored(sequence.row, column)
                 self.counts["gammas_late"] += placed.late
                 self.counts["gammas_early"] += placed.early
                 self._judge(sequence)
@@ -216,21 +223,21 @@ class Selector:
         if not self.pending(connection):
             return None
         waiting = self._connections[connection]
-        up = self._membership.up
         seqs = list(waiting.changed)
         rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
-        allowed = self._allowed[rows]
-        weights = self._policy.weights(rows, allowed & up, self._pending(seqs, rows, allowed)).astype(np.float32)
+        pending = self._pending(seqs, rows, self._access.allowed(rows))
+        weights = self._policy.weights(rows, self._access.available(rows), pending).astype(np.float32)
         self._updates += 1
         update = WeightsUpdate(
             number=self._updates,
             drafters=self._membership.names,
-            prior=self._policy.prior(up).astype(np.float32),
+            prior=self._policy.prior(self._access.new).astype(np.float32),
             sequences={
                 **{seq: np.empty(0, dtype=np.float32) for seq in waiting.dropped},
                 **dict(zip(seqs, weights, strict=True)),
             },
-            members=(self._membership.members or None) if waiting.members else None,
+            # Before the first heartbeat nothing is known, which is not to know that there is nobody.
+            members=self._membership.members if waiting.members and len(self._membership) else None,
         )
         waiting.changed, waiting.dropped, waiting.members = {}, {}, False
         self.requests.sent(update)
@@ -240,7 +247,8 @@ class Selector:
         """Everything a dashboard shows."""
         if self._membership.expire(self._clock()):
             self._members_changed()
-        prior = self._policy.prior(self._membership.up)
+        prior = self._policy.prior(self._access.new)
+        present = self._membership.present
         draft_ms = self._cost.draft_ms()
         return SelectorSnapshot(
             policy=self._config.policy,
@@ -250,6 +258,7 @@ class Selector:
             drafters=tuple(
                 tally.statistics(name, float(prior[column]), float(draft_ms[column]))
                 for column, (name, tally) in enumerate(zip(self._membership.names, self._tallies, strict=True))
+                if present[column]
             ),
             plain_rounds=self._plain_rounds,
             uptime_s=self._clock() - self._started_s,
@@ -274,17 +283,14 @@ class Selector:
         self._prompts.join()
         self._tallies.append(DrafterTally(self._config.prior_memory))
         self._memory.joined(drafter, len(self._tallies) - 1, self._tallies[-1])
-        self._allowed = np.hstack([self._allowed, np.ones((len(self._allowed), 1), dtype=np.bool_)])
+        self._access.join()
         for sequence in self._sequences.values():
             sequence.ring.join()
-            self._restrict(sequence)
-
-    def _restrict(self, sequence: _Sequence) -> None:
-        only = sequence.opened.drafters
-        self._allowed[sequence.row] = [not only or name in only for name in self._membership.names]
+            self._access.restrict(sequence.row, sequence.opened.drafters, self._membership.names)
 
     def _members_changed(self) -> None:
         """Weights are over those that are up, so every sequence's may have changed too."""
+        self._access.follow(self._membership)
         for waiting in self._connections.values():
             waiting.members = True
         for seq, sequence in self._sequences.items():
@@ -311,7 +317,7 @@ class Selector:
             self._policy.open(sequence.row, opened.route, self._policy_of(opened))
             self._prompts.open(sequence.row, opened.sketch)
             self._loss.open(sequence.row, mean_eal(self._tallies))
-            self._restrict(sequence)
+            self._access.open(sequence.row, opened.drafters, self._membership.names)
         self._sequences.move_to_end(opened.seq)
         waiting.dropped.pop(opened.seq, None)
         waiting.changed[opened.seq] = None
@@ -385,7 +391,7 @@ class Selector:
             rows = np.repeat(
                 np.array([self._sequences[seq].row for seq in blocks], dtype=np.intp), [len(b) for b in blocks.values()]
             )
-            allowed = self._allowed[rows]
+            allowed = self._access.allowed(rows)
             losses = self._loss.losses(rows, np.array([eal for block in blocks.values() for eal in block]), allowed)
             self._policy.learn(rows, losses, allowed)
             self._prompts.add(rows, losses)

@@ -20,6 +20,8 @@ from paceline.actors.priority import yield_to_others
 from paceline.actors.tracer import TRACER, Span
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.membership import MAX_REPLICAS
+from paceline.cluster.roster_store import load_roster
 from paceline.cluster.selector import Selector
 from paceline.cluster.selector_server import SelectorServer
 from paceline.cluster.state_keeper import StateKeeper
@@ -30,14 +32,17 @@ class SelectorActor:
 
     Args:
         config: `ClusterConfig.model_dump()`.
+        roster_key: Where the roster is that was drained from or left since (`roster_store`).
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], roster_key: str) -> None:
         yield_to_others()
         settings = ClusterConfig.model_validate(config)
         network = settings.network
         self._node: str = ray.util.get_node_ip_address()
         selector = Selector(settings.selector, settings.speculation, network.heartbeat_s, time.monotonic)
+        if (roster := load_roster(roster_key)) is not None:
+            selector.follow(roster.draining)
         self._server = SelectorServer(
             selector,
             host=self._node if network.host == "node" else network.host,
@@ -46,7 +51,8 @@ class SelectorActor:
             heartbeat_s=network.heartbeat_s,
             ports=network.ports or ANY_PORT,
             # A stream each, twice over while a restarted peer's old one has not been missed yet, and short calls.
-            workers=16 + 2 * (2 * len(settings.drafters) + settings.target.replicas),
+            # Drafters come and go, and threads are only made when they are needed.
+            workers=16 + 2 * (2 * MAX_REPLICAS + settings.target.replicas),
         )
         if settings.selector.state_file is not None:
             path = Path(settings.selector.state_file)
@@ -77,6 +83,10 @@ class SelectorActor:
     def requests(self, limit: int) -> RequestList:
         """The newest requests."""
         return self._server.requests(limit)
+
+    def follow(self, roster: dict[str, bool]) -> None:
+        """Take the roster, drafter -> whether it drains."""
+        self._server.follow(roster)
 
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import Condition, Thread
 from typing import NoReturn
 
@@ -73,6 +73,12 @@ class SelectorServer(pb_grpc.SelectorServicer):
     def stop(self, grace_s: float | None = None) -> None:
         """End all streams, at once or after `grace_s`."""
         self._server.stop(grace_s)
+
+    def follow(self, roster: Mapping[str, bool]) -> None:
+        """Let the core take the roster; targets hear of it at once."""
+        with self._changed:
+            self._selector.follow(roster)
+            self._changed.notify_all()
 
     def snapshot(self) -> SelectorSnapshot:
         """The core's statistics."""

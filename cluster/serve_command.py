@@ -10,12 +10,13 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
-from paceline.actors.errors import ModelSourceError, NotReady, PacelineError
+from paceline.actors.errors import ConfigError, ModelSourceError, NotReady, PacelineError
 from paceline.cluster.backend import ClusterStatus
 from paceline.cluster.client import Client
 from paceline.cluster.config import ClusterConfig, with_absolute_folders
@@ -107,11 +108,14 @@ def run(
             application_graph = build(config.model_dump())
             with progress.step("joining Ray" if host.joined else "starting a local Ray"):
                 host.start()
+            lacking = _lacking(config, host)
+            if lacking is not None:
+                progress.note(f"{lacking}; what does not fit waits for the cluster to grow")
             with progress.step("starting Serve"):
                 application.start_serve(config.http)
             with progress.step("starting the actors") as say:
                 application.deploy(application_graph)
-                status, missing = _wait_until_up(config, application, client, ready_s, say, signals)
+                status, missing = _wait_until_up(config, application, client, ready_s, say, signals, lacking)
             _report(console, progress, config, host, client.url, status, missing)
             up = True
             _wait(host, signals)
@@ -140,7 +144,8 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
     from paceline.cluster.local_ray import LocalRay
 
     asked = [config.target.resources] * config.target.replicas
-    asked += [config.selector.resources, *(drafter.resources for drafter in config.drafters)]
+    asked += [config.selector.resources]
+    asked += [drafter.resources for drafter in config.drafters for _ in range(drafter.replicas)]
     custom: dict[str, float] = {}
     for resources in asked:
         for name, amount in resources.custom.items():
@@ -148,6 +153,23 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
     # Logical CPUs only admit actors; two more than asked, and so many that workers wait ready for Serve's own actors.
     num_cpus = max(4, math.ceil(sum(resources.num_cpus for resources in asked)) + 2)
     return LocalRay(num_cpus=num_cpus, resources=custom)
+
+
+def _lacking(config: ClusterConfig, host: RayHost) -> str | None:
+    """What the settings ask for and Ray's nodes have not free; None where all of it fits.
+
+    Raises:
+        ConfigError: it does not fit a Ray of our own, which cannot grow.
+    """
+    from paceline.cluster.placement import demands, misfit, ray_nodes
+
+    nodes = ray_nodes()
+    if not host.joined:  # so new that it has not said yet what is free: everything
+        nodes = [replace(node, free=node.total) for node in nodes]
+    lacking = misfit(demands(config), nodes)
+    if lacking is not None and not host.joined:
+        raise ConfigError(f"resources: {lacking}")
+    return lacking
 
 
 def _find_model(source: str, progress: StartProgress) -> None:
@@ -169,6 +191,7 @@ def _wait_until_up(
     ready_s: float,
     say: Callable[[str], None],
     signals: StopSignals,
+    lacking: str | None = None,
 ) -> tuple[ClusterStatus, list[str]]:
     """Wait for the target and every drafter; go on without drafters when the time is over.
 
@@ -196,6 +219,7 @@ def _wait_until_up(
         return status, missing.split(", ")
     raise NotReady(
         f"not ready after {ready_s:.0f} s; still missing: {missing or 'the endpoint'} (--timeout waits longer)"
+        + (f"; {lacking}" if lacking else "")
     )
 
 

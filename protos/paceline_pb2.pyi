@@ -189,7 +189,7 @@ class ScoreSummary(_message.Message):
     def __init__(self, received: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("version", "drafter", "kind", "address", "node", "device", "pid", "sessions", "capacity", "scores_dropped", "feature_layers", "feature_window")
+    __slots__ = ("version", "drafter", "kind", "address", "node", "device", "pid", "sessions", "capacity", "scores_dropped", "feature_layers", "feature_window", "replica")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +202,7 @@ class Heartbeat(_message.Message):
     SCORES_DROPPED_FIELD_NUMBER: _ClassVar[int]
     FEATURE_LAYERS_FIELD_NUMBER: _ClassVar[int]
     FEATURE_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     version: int
     drafter: str
     kind: str
@@ -214,7 +215,8 @@ class Heartbeat(_message.Message):
     scores_dropped: int
     feature_layers: _containers.RepeatedScalarFieldContainer[int]
     feature_window: int
-    def __init__(self, version: _Optional[int] = ..., drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., scores_dropped: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ...) -> None: ...
+    replica: int
+    def __init__(self, version: _Optional[int] = ..., drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., scores_dropped: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ..., replica: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("version", "interval_s")
@@ -307,7 +309,7 @@ class TargetReports(_message.Message):
     def __init__(self, reports: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity", "feature_layers", "feature_window")
+    __slots__ = ("drafter", "kind", "address", "node", "device", "pid", "up", "sessions", "capacity", "feature_layers", "feature_window", "replica", "draining")
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +321,8 @@ class Member(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     FEATURE_LAYERS_FIELD_NUMBER: _ClassVar[int]
     FEATURE_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     drafter: str
     kind: str
     address: str
@@ -330,7 +334,9 @@ class Member(_message.Message):
     capacity: int
     feature_layers: _containers.RepeatedScalarFieldContainer[int]
     feature_window: int
-    def __init__(self, drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., up: bool = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ...) -> None: ...
+    replica: int
+    draining: bool
+    def __init__(self, drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., up: bool = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ..., replica: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class SequenceWeights(_message.Message):
     __slots__ = ("seq", "weights")
@@ -341,20 +347,22 @@ class SequenceWeights(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class WeightsUpdate(_message.Message):
-    __slots__ = ("version", "number", "drafters", "prior", "sequences", "members")
+    __slots__ = ("version", "number", "drafters", "prior", "sequences", "members", "no_members")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     PRIOR_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    NO_MEMBERS_FIELD_NUMBER: _ClassVar[int]
     version: int
     number: int
     drafters: _containers.RepeatedScalarFieldContainer[str]
     prior: _containers.RepeatedScalarFieldContainer[float]
     sequences: _containers.RepeatedCompositeFieldContainer[SequenceWeights]
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, version: _Optional[int] = ..., number: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., prior: _Optional[_Iterable[float]] = ..., sequences: _Optional[_Iterable[_Union[SequenceWeights, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    no_members: bool
+    def __init__(self, version: _Optional[int] = ..., number: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., prior: _Optional[_Iterable[float]] = ..., sequences: _Optional[_Iterable[_Union[SequenceWeights, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., no_members: bool = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
     __slots__ = ("version",)

@@ -117,6 +117,9 @@ class FakeBackend:
     async def metrics(self) -> dict[str, Samples]:
         return self.samples
 
+    async def drafter_names(self) -> tuple[str, ...]:
+        return ("ngram", "suffix")
+
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         await asyncio.sleep(seconds)
         asked = [Span("round", 1_000_000, 9_000_000, "engine", {"sequences": 1})]

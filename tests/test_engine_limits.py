@@ -60,3 +60,9 @@ def test_a_head_that_cannot_be_read_does_not_keep_the_target_from_starting(
     drafters = [{"name": "broken", "kind": "head", "options": {"model": str(tmp_path / "nowhere")}}]
     assert feature_layers(parse_config({"drafters": drafters})) == ()
     assert "drafter broken" in caplog.text
+
+
+def test_layers_for_heads_added_later_are_kept_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafter_registry, "_FEATURES", {"ngram": lambda _: (2, 7)})
+    drafters = [{"name": "a", "kind": "ngram"}]
+    assert feature_layers(parse_config({"drafters": drafters, "target": {"feature_layers": [5, 2]}})) == (2, 5, 7)

@@ -67,3 +67,19 @@ def test_the_number_is_that_of_the_update_whose_weights_were_taken() -> None:
     assert (held.number, held.held_back) == (0, 1)
     held.apply(WeightsUpdate(2, ("a",), ONE), lambda _: True)
     assert held.number == 2
+
+
+def test_replicas_of_a_drafter_that_a_new_selector_has_not_heard_yet_stay() -> None:
+    held = HeldWeights(None, 5.0, lambda: 0.0)
+    one, two, moved = (Member("a", "lm", f"h:{n}", replica=replica) for n, replica in ((1, 0), (2, 1), (3, 0)))
+    held.apply(WeightsUpdate(4, ("a",), ONE, members=(one, two)), lambda _: True)
+    held.connected()
+    held.apply(WeightsUpdate(1, ("a",), ONE, members=(moved,)), lambda _: True)
+    assert set(held.members()) == {moved, two}
+
+
+def test_before_the_selector_speaks_weights_are_over_drafters_not_replicas() -> None:
+    held = HeldWeights(None, 5.0, lambda: 0.0)
+    members = (Member("a", "lm", "h:1"), Member("a", "lm", "h:2", replica=1), Member("b", "lm", "h:3"))
+    held.apply(WeightsUpdate(1, (), ONE[:0], members=members), lambda _: True)
+    assert held.weights(1) == {"a": 0.5, "b": 0.5}

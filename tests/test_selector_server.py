@@ -273,7 +273,7 @@ def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
 
 
 def test_every_message_survives_the_wire() -> None:
-    heartbeat = Heartbeat("a", "lm", "h:1", "node", "cuda:0", 7, 3, 64, 2, (1, 5), 512)
+    heartbeat = Heartbeat("a", "lm", "h:1", "node", "cuda:0", 7, 3, 64, 2, (1, 5), 512, 6)
     assert selector_wire.decode_heartbeat(selector_wire.encode_heartbeat(heartbeat)) == heartbeat
     report = TargetReport(
         "t",
@@ -287,7 +287,7 @@ def test_every_message_survives_the_wire() -> None:
     )
     reports = [report, TargetReport("t", closed=[3])]
     assert selector_wire.decode_reports(selector_wire.encode_reports(reports)) == reports
-    member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3, (1, 5), 512)
+    member = Member("a", "lm", "h:1", "n", "cpu", 1, False, 2, 3, (1, 5), 512, 6, True)
     snapshot = SelectorSnapshot(
         "uniform", 4, 2, (member,), (DrafterStatistics("a", 1, 0.5, 2.0, 1.0, 3, 4, 5, 6.0),), 7, 8.0
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from paceline.actors.errors import NotReady
-from paceline.cluster import serve_command
+from paceline.actors.errors import ConfigError, NotReady
+from paceline.cluster import placement, serve_command
 from paceline.cluster.backend import ClusterStatus, DrafterState
-from paceline.cluster.config import ClusterConfig
+from paceline.cluster.config import ClusterConfig, Resources
 from paceline.cluster.start_progress import StartProgress
 from paceline.cluster.stop_signals import StopSignals
 
@@ -76,6 +77,31 @@ def test_it_goes_on_without_a_drafter() -> None:
 def test_it_does_not_go_on_without_the_target() -> None:
     with pytest.raises(NotReady, match=r"not ready after 0 s; still missing: Target \(--timeout waits longer\)"):
         wait(Cluster(("Target", False, (), False)), 0.01)
+
+
+def test_a_target_that_nothing_has_room_for_says_what_it_needs() -> None:
+    cluster, signals = cast(Any, Cluster(("Target", False, (), False))), StopSignals(lambda: None)
+    with pytest.raises(NotReady, match=r"missing: Target .*; target needs num_gpus 8; free: nothing"):
+        serve_command._wait_until_up(
+            CONFIG, cluster, cluster, 0.01, print, signals, "target needs num_gpus 8; free: nothing"
+        )
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["a Ray of our own", "a joined Ray"])
+def test_resources_that_no_node_has_are_named_before_anything_is_brought_up(
+    monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    busy = placement.Node("10.0.0.1", {"num_cpus": 0.0}, {"num_cpus": 4.0})
+    monkeypatch.setattr(placement, "ray_nodes", lambda: [busy])
+    host = cast(Any, SimpleNamespace(joined=joined))
+    if joined:
+        found = serve_command._lacking(CONFIG, host)
+        assert found == "target needs num_cpus 1; free: num_cpus 0 of 4 on 10.0.0.1"
+    else:
+        assert serve_command._lacking(CONFIG, host) is None, "all of a new Ray is free"
+        dear = CONFIG.drafters[0].model_copy(update={"resources": Resources(num_gpus=0.25)})
+        with pytest.raises(ConfigError, match=r"resources: drafter one needs num_gpus 0.25; free: num_gpus 0 of 0"):
+            serve_command._lacking(CONFIG.model_copy(update={"drafters": (dear,)}), host)
 
 
 def test_a_step_that_fails_is_not_ticked() -> None:

@@ -101,7 +101,7 @@ def test_close_frees_the_session_and_the_ledger() -> None:
     assert road.hosts["a"].sessions == {}
     assert [batch.closes for batch in road.hosts["a"].batches] == [[], [1]]
     assert road.hosts["b"].batches == []  # it never heard of the sequence
-    assert not road.pool._peers["a"]._ledger.sequences()
+    assert not road.pool.replicas("a")[0]._ledger.sequences()
 
 
 def test_a_sequence_is_kept_from_drafters_it_may_not_use() -> None:
@@ -246,7 +246,7 @@ def test_a_prompt_to_prefill_neither_counts_as_lateness_nor_as_latency(cluster: 
     host.delay_s = 0.1
     assert draft_of(cluster.pool, "a", FakeSequence(1, [10])) is not None
     assert draft_of(cluster.pool, "a", FakeSequence(2, [10])) is not None
-    peer = cluster.pool._peers["a"]
+    peer = cluster.pool.replicas("a")[0]
     assert peer._latency.patience_s(3) == DEADLINE_S
     assert peer._latency._measured == 0
 
