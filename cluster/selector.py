@@ -236,7 +236,6 @@ class Selector:
                 **{seq: np.empty(0, dtype=np.float32) for seq in waiting.dropped},
                 **dict(zip(seqs, weights, strict=True)),
             },
-            # Before the first heartbeat nothing is known, which is not to know that there is nobody.
             members=self._membership.members if waiting.members and len(self._membership) else None,
         )
         waiting.changed, waiting.dropped, waiting.members = {}, {}, False
@@ -248,7 +247,6 @@ class Selector:
         if self._membership.expire(self._clock()):
             self._members_changed()
         prior = self._policy.prior(self._access.new)
-        present = self._membership.present
         draft_ms = self._cost.draft_ms()
         return SelectorSnapshot(
             policy=self._config.policy,
@@ -258,7 +256,7 @@ class Selector:
             drafters=tuple(
                 tally.statistics(name, float(prior[column]), float(draft_ms[column]))
                 for column, (name, tally) in enumerate(zip(self._membership.names, self._tallies, strict=True))
-                if present[column]
+                if self._membership.present[column]
             ),
             plain_rounds=self._plain_rounds,
             uptime_s=self._clock() - self._started_s,
@@ -273,8 +271,6 @@ class Selector:
         """Go on from another life's state. Called before any drafter has come."""
         self._memory.restore(state)
         self._plain_rounds = state.plain_rounds
-
-    # ------------------------------------------------------------ inside
 
     def _join(self, drafter: str) -> None:
         self._policy.join(drafter)
