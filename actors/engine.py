@@ -179,6 +179,9 @@ class Engine:
         vocab = self._model.vocab_size
         if min(generation.prompt) < 0 or max(generation.prompt) >= vocab:
             raise RequestError(f"prompt: holds a token id outside the vocabulary of {vocab}", "prompt")
+        biases = generation.processing.logit_bias if generation.processing is not None else ()
+        if any(not 0 <= token < vocab for token, _ in biases):
+            raise RequestError(f"logit_bias: holds a token id outside the vocabulary of {vocab}", "logit_bias")
         total = len(generation.prompt) + generation.max_tokens
         room = min(limits.max_context, limits.max_tokens_in_flight)
         if total > room:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from paceline.actors.sampling import Sampling
+from paceline.actors.sampling import LogitsProcessing, Sampling
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -20,6 +20,9 @@ class Generation:
         max_tokens: Most tokens to generate, at least 1; prompt and answer together fit the target's context.
         stop_ids: Token ids that end the text; the one that does is the last id streamed.
         sampling: How tokens are drawn.
+        processing: What is changed of the logits before; None changes nothing, and costs nothing.
+        logprobs: Likeliest tokens whose log-probabilities come with each token's own; None for none at all.
+        answered: Tokens at the prompt's end that are the answer's own: it was begun elsewhere, and goes on here.
         drafters: The only drafters that may be used; empty means all.
         speculate: False decodes plainly.
         max_draft: Most tokens to draft in a round; None takes the cluster's setting.
@@ -36,6 +39,9 @@ class Generation:
     max_tokens: int
     stop_ids: frozenset[int]
     sampling: Sampling = Sampling()
+    processing: LogitsProcessing | None = None
+    logprobs: int | None = None
+    answered: int = 0
     drafters: tuple[str, ...] = ()
     speculate: bool = True
     max_draft: int | None = None
@@ -48,13 +54,26 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token's log-probability, and the likeliest tokens at its position, in falling order.
+
+    All of the target's own law, the log-softmax of its logits: before temperature, top-k, top-p and any processing.
+    """
+
+    logprob: float
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one round added to one sequence. `finish_reason` is set on the last chunk and only there.
 
     `drafter` is empty for a plain round; `drafted` counts tokens that were verified and `accepted` those kept, so
     `token_ids` holds `accepted + 1` ids unless the text ended inside them. `stop` ends with the stop id itself.
     `cached` counts the prompt tokens whose keys and values were there before the sequence began.
-    `weights` are those by which the drafter was drawn, where the generation asks for them.
+    `weights` are those by which the drafter was drawn, where the generation asks for them. `logprobs` has an item for
+    each of `token_ids` where they were asked for, and else none.
     """
 
     token_ids: list[int]
@@ -64,3 +83,4 @@ class Chunk:
     accepted: int = 0
     cached: int = 0
     weights: dict[str, float] | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()

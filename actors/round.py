@@ -128,4 +128,5 @@ def _commit(sequence: Sequence, verdict: Verdict, drafter: str, length: int, wei
     kept = sequence.append(verdict.tokens, verdict.laws)
     sequence.cache.truncate(len(sequence.tokens) - 1)
     accepted = min(verdict.accepted, len(kept))
-    return Chunk(kept, sequence.finished, drafter, length, accepted, sequence.cached_tokens, weights)
+    logprobs = verdict.logprobs[: len(kept)]
+    return Chunk(kept, sequence.finished, drafter, length, accepted, sequence.cached_tokens, weights, logprobs)

@@ -53,6 +53,11 @@ class Sequence:
         return self.generation.max_tokens - (len(self.tokens) - self.prompt_tokens)
 
     @property
+    def answer(self) -> list[int]:
+        """All tokens generated so far, those included that another target generated before."""
+        return self.tokens[self.prompt_tokens - self.generation.answered :]
+
+    @property
     def pending(self) -> list[int]:
         """Committed tokens that the target's cache does not hold yet."""
         return self.tokens[self.cache.length :]

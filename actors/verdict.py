@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from paceline.actors.generation import TokenLogprobs
+from paceline.actors.logits_processing import process_logits
+from paceline.actors.logprobs import read_logprobs
 from paceline.actors.messages import Draft, Laws
 from paceline.actors.sequence import Sequence
 from paceline.kernels.law import likeliest, position_noise, race, sampling_law, top_width
@@ -28,6 +31,7 @@ class Verdict:
     accepted: int
     tokens: list[int]  # accepted + 1
     laws: Laws | None
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, where the request asks for them
 
 
 def judge(
@@ -47,6 +51,7 @@ def judge(
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length + 1)
+    own, logits = logits, process_logits(batch, drafts, logits, lengths)
     verdicts: dict[int, Verdict] = {}
     groups: tuple[list[int], list[int]] = ([], [])
     for index, sequence in enumerate(batch):
@@ -59,6 +64,10 @@ def judge(
             proposals = [drafts.get(sequence.seq) for sequence in chosen]
             results = verify(chosen, proposals, rows, [lengths[i] for i in members])
             verdicts.update(zip(members, results, strict=True))
+    for index, sequence in enumerate(batch):
+        if (top := sequence.generation.logprobs) is not None:
+            rows, verdict = own[starts[index] : starts[index + 1]], verdicts[index]
+            verdicts[index] = replace(verdict, logprobs=read_logprobs(rows, verdict.tokens, top))
     return [verdicts[index] for index in range(len(batch))]
 
 

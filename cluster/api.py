@@ -30,20 +30,21 @@ from paceline.cluster.drafters_api import DrafterEndpoints
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
 from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
-from paceline.cluster.json_body import check_media_type, parse_object
 from paceline.cluster.live_feed import LiveFeed
 from paceline.cluster.metrics.endpoint import MetricsEndpoint
 from paceline.cluster.metrics.request_metrics import RequestClock, RequestMetrics, TimedBackend
+from paceline.cluster.openai_logprobs import LogprobsWriter
 from paceline.cluster.openai_replies import ReplyWriter
-from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
+from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
+from paceline.cluster.request_body import read_request
 from paceline.cluster.request_plan import Planner
+from paceline.cluster.tokenize_endpoints import TokenizeEndpoints
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import trace_document
 
 logger = logging.getLogger(__name__)
 
 MAX_TRACE_S = 30.0
-_LONG_BODY = 64 * 1024  # bytes; a longer one is parsed on another thread
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _CLIENT_GONE = 499  # as nginx logs it; there is no one to read it
 
@@ -72,21 +73,25 @@ def create_api(
     api = FastAPI(title="paceline", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     activity = Activity()
     requests = api.state.requests = RequestMetrics(model_name, config.selector.policy, _COMPLETIONS)
+    planner = Planner(tokenizer, config, model_name, max_context, stop_ids, backend.drafter_names)
     endpoints = _Endpoints(
         backend,
         tokenizer,
-        Planner(tokenizer, config, model_name, max_context, stop_ids, backend.drafter_names),
+        planner,
         model_name,
         max_context,
         activity,
         LiveFeed(backend, activity, config, model_name),
         requests,
     )
+    tokens = TokenizeEndpoints(tokenizer, planner, max_context)
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
     drafters = DrafterEndpoints(backend, config.http)
     for path, method, endpoint in (
         ("/v1/chat/completions", "POST", endpoints.chat),
         ("/v1/completions", "POST", endpoints.completion),
+        ("/tokenize", "POST", tokens.tokenize),
+        ("/detokenize", "POST", tokens.detokenize),
         ("/v1/models", "GET", endpoints.models),
         ("/v1/models/{name:path}", "GET", endpoints.model),
         ("/v1/paceline/status", "GET", endpoints.status),
@@ -182,13 +187,15 @@ class _Endpoints:
         return JSONResponse(await asyncio.to_thread(trace_document, traced))
 
     async def _complete(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
-        check_media_type(request.headers.get("content-type", ""))
-        body = await _parsed(await request.body(), kind)
+        body = await read_request(request, kind)
+        chat, tokenizer = kind is ChatRequest, self._tokenizer
+        wanted = body.alternatives is not None
         writer = ReplyWriter(
-            chat=kind is ChatRequest,
+            chat=chat,
             model=self._model_name,
             include_usage=body.include_usage,
             include_ids=body.return_token_ids,
+            logprobs=LogprobsWriter(tokenizer.bytes_of, tokenizer.is_shown, chat=chat) if wanted else None,
         )
         plan = await self._planner.plan(body, writer.id)
         completion = Completion(self._timed, self._tokenizer.decode, plan, writer, self._activity)
@@ -199,13 +206,6 @@ class _Endpoints:
         events = self._requests.events(completion.events(), answers)
         # The first event is there before the head is sent, so that a refusal still gets its own status.
         return EventStream(await while_connected(request.receive, _first(events)), events)
-
-
-async def _parsed(body: bytes, kind: type[ChatRequest] | type[CompletionRequest]) -> ChatRequest | CompletionRequest:
-    def parse() -> ChatRequest | CompletionRequest:
-        return parse_request(kind, parse_object(body))
-
-    return await asyncio.to_thread(parse) if len(body) > _LONG_BODY else parse()
 
 
 async def _first(events: Events) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Completion:
                 choice = choices[delta.index]
                 choice.text += delta.text
                 choice.token_ids += delta.token_ids
+                choice.logprobs += delta.logprobs
                 choice.finish_reason = delta.finish_reason
         return self._writer.whole(choices, self._usage(), self._metrics())
 
@@ -132,6 +133,7 @@ class _ChoiceReader:
         self._stop_ids = stop_ids
         self._text = TextStream(decode)
         self._cut = StopStrings(plan.stops)
+        self._unstoppable = plan.min_tokens  # ids still to come whose text is not looked through
         self._pieces = TokenPieces() if plan.detail else None
         # With stops or pieces, ids are read one by one to know which one completes a stop or a character.
         self._step = 1 if plan.stops or plan.detail else None
@@ -152,6 +154,7 @@ class _ChoiceReader:
         step = self._step or max(len(shown), 1)
         while read < len(shown) and not self._cut.matched:
             text += self._passed(read, self._text.push(shown[read : read + step]))
+            self._unstoppable -= step
             read += step
         reason: FinalReason | None = chunk.finish_reason
         if reason is not None and not self._cut.matched:
@@ -164,11 +167,12 @@ class _ChoiceReader:
         if self._pieces is not None:
             detail = RoundDetail(self._read, ids, self._pieces.take(), chunk.weights)
         self._read += len(ids)
-        return Delta(self._index, text, ids, reason, chunk.drafter, chunk.drafted, chunk.accepted, detail)
+        logprobs = chunk.logprobs[: len(ids)]
+        return Delta(self._index, text, ids, reason, chunk.drafter, chunk.drafted, chunk.accepted, detail, logprobs)
 
     def _passed(self, place: int, decoded: str, *, last: bool = False) -> str:
         """What is certain once the chunk's token at `place` was decoded."""
-        released = self._cut.push(decoded)
+        released = decoded if self._unstoppable > 0 else self._cut.push(decoded)
         if last:
             released += self._cut.flush()
         if self._pieces is not None:

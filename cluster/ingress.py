@@ -70,6 +70,7 @@ class RayBackend:
                             remaining,
                             prompt=remaining.prompt + sent,
                             max_tokens=remaining.max_tokens - len(sent),
+                            answered=remaining.answered + len(sent),
                         )
                         yield chunk
                         if chunk.finish_reason is not None:

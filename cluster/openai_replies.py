@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from paceline.actors.generation import TokenLogprobs
+from paceline.cluster.openai_logprobs import LogprobsWriter
 from paceline.cluster.token_pieces import Piece
 
 FinalReason = Literal["stop", "length"]
@@ -43,6 +46,7 @@ class Delta:
     drafted: int
     accepted: int
     detail: RoundDetail | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of each id, where asked for
 
 
 @dataclass(slots=True)
@@ -51,6 +55,7 @@ class Choice:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinalReason | None = None
 
 
@@ -80,14 +85,24 @@ class ReplyWriter:
         model: The served name.
         include_usage: Whether a stream's events have a `usage` field.
         include_ids: Whether choices have `token_ids`.
+        logprobs: Writes each choice's log-probabilities; None where they are not asked for.
     """
 
-    def __init__(self, *, chat: bool, model: str, include_usage: bool, include_ids: bool) -> None:
+    def __init__(
+        self,
+        *,
+        chat: bool,
+        model: str,
+        include_usage: bool,
+        include_ids: bool,
+        logprobs: LogprobsWriter | None = None,
+    ) -> None:
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self._chat = chat
         self._model = model
         self._include_usage = include_usage
         self._include_ids = include_ids
+        self._logprobs = logprobs
         self._created = int(time.time())
         self._begun: set[int] = set()  # choices whose role was said
 
@@ -99,7 +114,7 @@ class ReplyWriter:
                 body: dict[str, Any] = {"message": {"role": "assistant", "content": choice.text}}
             else:
                 body = {"text": choice.text}
-            written.append(self._choice(index, body, choice.finish_reason, choice.token_ids))
+            written.append(self._choice(index, body, choice.finish_reason, choice.token_ids, choice.logprobs))
         kind = "chat.completion" if self._chat else "text_completion"
         return self._head(kind) | {"choices": written, "usage": usage.as_dict(), "metrics": metrics}
 
@@ -111,7 +126,7 @@ class ReplyWriter:
             body: dict[str, Any] = {"delta": role | {"content": delta.text}}
         else:
             body = {"text": delta.text}
-        choice = self._choice(delta.index, body, delta.finish_reason, delta.token_ids)
+        choice = self._choice(delta.index, body, delta.finish_reason, delta.token_ids, delta.logprobs)
         vendor: dict[str, Any] = {
             "drafter": delta.drafter or None,
             "accepted": delta.accepted,
@@ -136,9 +151,15 @@ class ReplyWriter:
         return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
 
     def _choice(
-        self, index: int, body: dict[str, Any], finish_reason: FinalReason | None, token_ids: list[int]
+        self,
+        index: int,
+        body: dict[str, Any],
+        finish_reason: FinalReason | None,
+        token_ids: list[int],
+        logprobs: Sequence[TokenLogprobs],
     ) -> dict[str, Any]:
-        choice = {"index": index, **body, "logprobs": None, "finish_reason": finish_reason}
+        written = None if self._logprobs is None else self._logprobs.write(index, token_ids, logprobs)
+        choice = {"index": index, **body, "logprobs": written, "finish_reason": finish_reason}
         if self._include_ids:
             choice["token_ids"] = token_ids
         return choice

@@ -1,114 +1,47 @@
-"""Bodies of `/v1/chat/completions` and `/v1/completions`: what is understood, and how the rest is refused.
-
-Every field either has an effect or is refused by name. Fields that clients send out of habit are let through where
-their value asks for nothing (`frequency_penalty: 0`); null means absent. Types are strict: no "5" for 5.
-"""
+"""Bodies of `/v1/chat/completions` and `/v1/completions`: their fields, and which of them contradict one another."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, PlainValidator, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import FailFast, Field
 
 from paceline.cluster.http_errors import RefusedRequest
 from paceline.cluster.policy_options import REQUEST_POLICIES
+from paceline.cluster.request_body import Neutral, RequestBody, Strict
+from paceline.cluster.request_fields import INT64, Biases, Content, Prompts, Stops, TokenId
 
-_MAX_STOPS = 4
-_MAX_STOP_CHARACTERS = 1024
-_INT64 = 2**63
-
-# Values that ask for nothing that is not done anyway. Whatever else these fields hold is not supported.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "min_p": (0,),
-    "logit_bias": ({},),
     "metadata": ({},),
     "store": (False,),
     "service_tier": ("auto", "default"),
 }
-_NEUTRAL_CHAT = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-}
-_NEUTRAL_COMPLETION: dict[str, tuple[Any, ...]] = {"logprobs": (), "echo": (False,), "best_of": (1,), "suffix": ("",)}
 
 
-def _stops(value: Any) -> Any:
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise ValueError("expected a string or a list of strings")
-    if not 1 <= len(stops) <= _MAX_STOPS:
-        raise ValueError(f"expected 1 to {_MAX_STOPS} strings")
-    if not all(1 <= len(stop) <= _MAX_STOP_CHARACTERS for stop in stops):
-        raise ValueError(f"expected strings of 1 to {_MAX_STOP_CHARACTERS} characters")
-    return stops
-
-
-def _joined(content: Any) -> Any:
-    """Text of a message given as parts."""
-    if not isinstance(content, list):
-        return content
-    for part in content:
-        if not isinstance(part, dict) or part.keys() != {"type", "text"} or part["type"] != "text":
-            raise ValueError('expected a string or a list of {"type": "text", "text": ...}')
-        if not isinstance(part["text"], str):
-            raise ValueError("expected the text of each part to be a string")
-    if not content:
-        raise ValueError("expected at least one part")
-    return "".join(part["text"] for part in content)
-
-
-def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """Any of the four forms as a list of texts or a list of lists of ids."""
-    whole = [value] if isinstance(value, str) or _is_ids(value) else value
-    if not isinstance(whole, list) or not whole:
-        raise ValueError("expected a non-empty string, list of strings, list of token ids, or list of such lists")
-    if not (all(isinstance(item, str) for item in whole) or all(_is_ids(item) for item in whole)):
-        raise ValueError("expected a string, a list of strings, a list of token ids, or a list of such lists")
-    if not all(whole):
-        raise ValueError("expected no prompt to be empty")
-    return whole
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Message(_Strict):
+class Message(Strict):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined)]
+    content: Content
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """How a stream is written."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False  # sent by some clients; padding is never added
 
 
-class PacelineOptions(_Strict):
+class PacelineOptions(Strict):
     """Our own field: who may draft for this request."""
 
     drafter: str | None = Field(None, description="the only drafter to use")
     policy: str | None = Field(None, description="who chooses among the drafters, instead of the cluster's policy")
     enabled: bool = Field(True, description="false decodes plainly")
-    max_draft: int | None = Field(None, ge=1, le=64, description="most tokens drafted per round")
+    max_draft: int | None = Field(
+        None, ge=0, le=64, description="most tokens drafted per round, up to the cluster's own; 0 drafts none"
+    )
     detail: bool = Field(False, description="each event of a stream tells the text of each token, and the weights")
 
     def check_policy(self) -> None:
@@ -128,17 +61,26 @@ class PacelineOptions(_Strict):
             raise RefusedRequest(f"{field}: {name!r} has no effect with `paceline.drafter`, which leaves one", field)
 
 
-class OpenAIRequest(_Strict):
+class OpenAIRequest(RequestBody):
     """What both endpoints take."""
 
     model: str
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, lt=_INT64, description="0 and -1 are off")
-    max_tokens: int | None = Field(None, ge=1, lt=_INT64)
-    stop: Annotated[list[str], BeforeValidator(_stops)] = []
-    seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    n: int = Field(1, ge=1, lt=_INT64)
+    top_k: int = Field(0, ge=-1, lt=INT64, description="0 and -1 are off")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="taken off a token's logit for each time it came")
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="taken off the logit of each token that came")
+    repetition_penalty: float = Field(
+        1.0, ge=0.01, le=100, description="divides the logits of tokens in prompt and answer; 1 is off"
+    )
+    logit_bias: Biases = ()
+    max_tokens: int | None = Field(None, ge=1, lt=INT64)
+    min_tokens: int = Field(0, ge=0, lt=INT64, description="tokens before which nothing ends the text")
+    stop: Stops = Field([])
+    stop_token_ids: list[TokenId] = Field([], max_length=64, description="token ids that end the text, as EOS does")
+    ignore_eos: bool = Field(False, description="true goes on after the model's own end of text")
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    n: int = Field(1, ge=1, lt=INT64)
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
@@ -154,8 +96,13 @@ class OpenAIRequest(_Strict):
         """Most tokens to generate, where given, and the field that gave it."""
         return self.max_tokens, "max_tokens"
 
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest tokens whose log-probabilities are wanted beside each token's own; None for none at all."""
+        raise NotImplementedError
+
     def check(self) -> None:
-        """What no field can see alone.
+        """As `RequestBody`.
 
         Raises:
             RefusedRequest: two fields contradict one another.
@@ -164,6 +111,9 @@ class OpenAIRequest(_Strict):
             raise RefusedRequest("stream_options: goes with `stream: true`, and only with it", "stream_options")
         if self.paceline.detail and not self.stream:
             raise RefusedRequest("paceline.detail: goes with `stream: true`, and only with it", "paceline.detail")
+        most, field = self.answer_limit()
+        if most is not None and self.min_tokens > most:
+            raise RefusedRequest(f"min_tokens: {self.min_tokens} is more than {field} ({most})", "min_tokens")
         if not self.paceline.enabled:
             for name in ("drafter", "policy", "max_draft"):
                 if (value := getattr(self.paceline, name)) is not None:
@@ -175,8 +125,24 @@ class OpenAIRequest(_Strict):
 class ChatRequest(OpenAIRequest):
     """Body of `/v1/chat/completions`."""
 
+    neutral: ClassVar[Neutral] = _NEUTRAL | {
+        "tools": ([],),
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "response_format": ({"type": "text"},),
+        "modalities": (["text"],),
+    }
     messages: Annotated[list[Message], FailFast(), Field(min_length=1)]
-    max_completion_tokens: int | None = Field(None, ge=1, lt=_INT64)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+
+    @property
+    def alternatives(self) -> int | None:
+        """As `OpenAIRequest`."""
+        return self.top_logprobs if self.logprobs else None
 
     def answer_limit(self) -> tuple[int | None, str]:
         """As `OpenAIRequest`; the newer name counts where both are given."""
@@ -185,7 +151,7 @@ class ChatRequest(OpenAIRequest):
         return super().answer_limit()
 
     def check(self) -> None:
-        """As `OpenAIRequest`.
+        """As `RequestBody`.
 
         Raises:
             RefusedRequest: two fields contradict one another.
@@ -194,75 +160,20 @@ class ChatRequest(OpenAIRequest):
         old, new = self.max_tokens, self.max_completion_tokens
         if old is not None and new is not None and old != new:
             raise RefusedRequest(f"max_tokens: {old} differs from max_completion_tokens ({new})", "max_tokens")
+        if self.top_logprobs and not self.logprobs:
+            raise RefusedRequest(
+                f"top_logprobs: {self.top_logprobs} goes with `logprobs: true`, and only with it", "top_logprobs"
+            )
 
 
 class CompletionRequest(OpenAIRequest):
     """Body of `/v1/completions`. `prompt` is always a list here, of texts or of lists of token ids."""
 
-    prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts)]
+    neutral: ClassVar[Neutral] = _NEUTRAL | {"echo": (False,), "best_of": (1,), "suffix": ("",)}
+    prompt: Prompts
+    logprobs: int | None = Field(None, ge=0, le=5)
 
-
-R = TypeVar("R", bound=OpenAIRequest)
-
-
-def parse_request(kind: type[R], document: dict[str, Any]) -> R:
-    """Check a JSON object.
-
-    Raises:
-        RefusedRequest: a field is unknown, missing, of the wrong type, out of range or not supported.
-    """
-    given = _without_nulls(document)
-    neutral = _NEUTRAL | (_NEUTRAL_CHAT if kind is ChatRequest else _NEUTRAL_COMPLETION)
-    for name in [name for name in given if name in neutral]:
-        value = given.pop(name)
-        if not any(_same(value, accepted) for accepted in neutral[name]):
-            raise RefusedRequest(f"{name}: {value!r:.80} is not supported here", name, "unsupported_parameter")
-    try:
-        request = kind.model_validate(given)
-    except ValidationError as error:
-        raise _refusal(error) from None
-    request.check()
-    return request
-
-
-def _without_nulls(value: Any) -> Any:
-    """Null means absent, in objects at every depth; elements of lists stay where they are."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) if isinstance(item, dict) else item for item in value]
-    return value
-
-
-def _same(value: Any, accepted: Any) -> bool:
-    """Equal, and true is not 1."""
-    return isinstance(value, bool) == isinstance(accepted, bool) and bool(value == accepted)
-
-
-def _refusal(error: ValidationError) -> RefusedRequest:
-    item = error.errors(include_url=False)[0]
-    param = ""
-    for part in item["loc"]:
-        param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else part
-    match item["type"]:
-        case "missing":
-            return RefusedRequest(f"{param}: is required", param, "missing_required_parameter")
-        case "extra_forbidden":
-            return RefusedRequest(f"{param}: is not a field that is known here", param, "unknown_parameter")
-        case _:
-            return RefusedRequest(f"{param}: {_expectation(item)} (got {item['input']!r:.80})", param)
-
-
-def _expectation(item: ErrorDetails) -> str:
-    """What a field should have been, in a client's words rather than in those of our classes."""
-    limits = item.get("ctx", {})
-    match item["type"]:
-        case "model_type":
-            return "expected an object"
-        case "too_short":
-            return f"expected at least {limits['min_length']} item(s)"
-        case "string_too_long":
-            return f"expected at most {limits['max_length']} characters"
-        case _:
-            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            return message if message.startswith("expected") else f"expected {message}"
+    @property
+    def alternatives(self) -> int | None:
+        """As `OpenAIRequest`."""
+        return self.logprobs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paceline.actors.errors import UnknownModel
 from paceline.actors.generation import Generation
 from paceline.actors.prompt_sketch import sketch
-from paceline.actors.sampling import Sampling
+from paceline.actors.sampling import LogitsProcessing, Sampling
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.http_errors import RefusedRequest
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, OpenAIRequest
@@ -26,6 +26,7 @@ class Plan:
 
     generations: list[Generation]
     stops: tuple[str, ...]
+    min_tokens: int  # before which no stop string is looked for
     prompt_tokens: int
     include_usage: bool
     detail: bool
@@ -84,6 +85,7 @@ class Planner:
                 f"paceline.max_draft: {request.paceline.max_draft}; this cluster drafts at most {self._max_draft}",
                 "paceline.max_draft",
             )
+        self._check_ids(request)
         self._check_choices(request.n, len(request.prompt) if isinstance(request, CompletionRequest) else 1)
         prompts = await self._tokenised(request)
         generations: list[Generation] = []
@@ -95,8 +97,10 @@ class Planner:
                         request_id=f"{request_id}-{len(generations)}",
                         prompt=tuple(prompt),
                         max_tokens=most,
-                        stop_ids=self._stop_ids,
+                        stop_ids=self._stops(request),
                         sampling=_sampling(request, choice),
+                        processing=_processing(request),
+                        logprobs=request.alternatives,
                         drafters=drafters,
                         speculate=request.paceline.enabled,
                         max_draft=request.paceline.max_draft,
@@ -109,8 +113,33 @@ class Planner:
                     )
                 )
         return Plan(
-            generations, tuple(request.stop), sum(map(len, prompts)), request.include_usage, request.paceline.detail
+            generations,
+            tuple(request.stop),
+            request.min_tokens,
+            sum(map(len, prompts)),
+            request.include_usage,
+            request.paceline.detail,
         )
+
+    def _stops(self, request: OpenAIRequest) -> frozenset[int]:
+        return frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else self._stop_ids)
+
+    def _check_ids(self, request: OpenAIRequest) -> None:
+        named = {"stop_token_ids": request.stop_token_ids, "logit_bias": [token for token, _ in request.logit_bias]}
+        for field, ids in named.items():
+            self.check_vocabulary(field, ids)
+
+    def check_vocabulary(self, field: str, ids: list[int]) -> None:
+        """See that token ids are this model's.
+
+        Raises:
+            RefusedRequest: one is not.
+        """
+        vocab = self._tokenizer.vocab_size
+        if (strange := next((token for token in ids if not 0 <= token < vocab), None)) is not None:
+            raise RefusedRequest(
+                f"{field}: holds the token id {strange!r:.80}; the vocabulary is 0 to {vocab - 1}", field
+            )
 
     async def _allowed(self, drafter: str | None) -> tuple[str, ...]:
         if drafter is None:
@@ -139,11 +168,7 @@ class Planner:
         prompts = []
         for prompt in request.prompt:
             ids = await self._tokenizer.encode_async(prompt) if isinstance(prompt, str) else prompt
-            vocab = self._tokenizer.vocab_size
-            if (strange := next((token for token in ids if not 0 <= token < vocab), None)) is not None:
-                raise RefusedRequest(
-                    f"prompt: holds the token id {strange!r:.80}; the vocabulary is 0 to {vocab - 1}", "prompt"
-                )
+            self.check_vocabulary("prompt", ids)
             prompts.append(ids)
         return prompts
 
@@ -159,7 +184,15 @@ class Planner:
                 _TOO_LONG,
             )
         if most is None:
-            return room if isinstance(request, ChatRequest) else min(room, _COMPLETION_TOKENS)
+            most = room if isinstance(request, ChatRequest) else min(room, max(_COMPLETION_TOKENS, request.min_tokens))
+            if request.min_tokens > most:
+                raise RefusedRequest(
+                    f"min_tokens: {request.min_tokens} and the prompt's {prompt} tokens are more than the "
+                    f"{self._most_tokens} that prompt and answer together may have",
+                    "min_tokens",
+                    _TOO_LONG,
+                )
+            return most
         if most > room:
             raise RefusedRequest(
                 f"{field}: {most} and the prompt's {prompt} tokens are more than the {self._most_tokens} that prompt "
@@ -168,6 +201,17 @@ class Planner:
                 _TOO_LONG,
             )
         return most
+
+
+def _processing(request: OpenAIRequest) -> LogitsProcessing | None:
+    processing = LogitsProcessing(
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=request.logit_bias,
+        min_tokens=request.min_tokens,
+    )
+    return None if processing == LogitsProcessing() else processing
 
 
 def _sampling(request: OpenAIRequest, choice: int) -> Sampling:

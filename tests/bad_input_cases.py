@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 _ABSENT = object()
 
 
@@ -62,6 +63,8 @@ def check_case(client: httpx.Client, model: str, case: Any) -> None:
 
 
 def _good(path: str, model: str) -> dict[str, Any]:
+    if path in (TOKENIZE, DETOKENIZE):
+        return {"model": model} | ({"prompt": "hello"} if path == TOKENIZE else {"tokens": [1, 2]})
     asked = {"messages": [{"role": "user", "content": "hello"}]} if path == CHAT else {"prompt": "hello"}
     return {"model": model, "max_tokens": 4, **asked}
 
@@ -164,11 +167,34 @@ CASES = [
          code=_UNKNOWN),
     Case("an unknown field", "temprature", {"temprature": 1}, code=_UNKNOWN),
     Case("tools", "tools", {"tools": [{"type": "function"}]}, code=_UNSUPPORTED),
-    Case("logprobs", "logprobs", {"logprobs": True}, code=_UNSUPPORTED),
+    Case("logprobs is a number", "logprobs", {"logprobs": 1}),
+    Case("top_logprobs is 21", "top_logprobs", {"logprobs": True, "top_logprobs": 21}),
+    Case("top_logprobs is negative", "top_logprobs", {"logprobs": True, "top_logprobs": -1}),
+    Case("top_logprobs without logprobs", "top_logprobs", {"top_logprobs": 2}, mentions="logprobs: true"),
     Case("a JSON response", "response_format", {"response_format": {"type": "json_object"}}, code=_UNSUPPORTED),
-    Case("a frequency penalty", "frequency_penalty", {"frequency_penalty": 0.5}, code=_UNSUPPORTED),
-    Case("a presence penalty that is false", "presence_penalty", {"presence_penalty": False}, code=_UNSUPPORTED),
-    Case("a logit bias", "logit_bias", {"logit_bias": {"5": 1}}, code=_UNSUPPORTED),
+    Case("a frequency penalty of 2.1", "frequency_penalty", {"frequency_penalty": 2.1}),
+    Case("a presence penalty of -2.1", "presence_penalty", {"presence_penalty": -2.1}),
+    Case("a presence penalty that is false", "presence_penalty", {"presence_penalty": False}),
+    Case("a repetition penalty of 0", "repetition_penalty", {"repetition_penalty": 0}),
+    Case("a logit bias that is a list", "logit_bias", {"logit_bias": [5]}),
+    Case("a logit bias for a word", "logit_bias", {"logit_bias": {"the": 1}}, mentions="'the'"),
+    Case("a logit bias for one id twice", "logit_bias", {"logit_bias": {"5": 1, "05": 2}}, mentions="'05'"),
+    Case("a logit bias for a negative id", "logit_bias", {"logit_bias": {"-1": 1}}),
+    Case("a logit bias beyond the vocabulary", "logit_bias", {"logit_bias": {"999999999": 1}}, mentions="999999999"),
+    Case("a logit bias of 101", "logit_bias", {"logit_bias": {"5": 101}}, mentions="for 5"),
+    Case("a logit bias that is true", "logit_bias", {"logit_bias": {"5": True}}),
+    Case("a logit bias of a thousand tokens and more", "logit_bias", {"logit_bias": {str(i): 1 for i in range(1025)}}),
+    Case("stop_token_ids is a number", "stop_token_ids", {"stop_token_ids": 5}),
+    Case("a negative stop id", "stop_token_ids[1]", {"stop_token_ids": [1, -1]}),
+    Case("a stop id beyond the vocabulary", "stop_token_ids", {"stop_token_ids": [10**9]}, mentions="1000000000"),
+    Case("65 stop ids", "stop_token_ids", {"stop_token_ids": list(range(65))}, mentions="64"),
+    Case("min_tokens is negative", "min_tokens", {"min_tokens": -1}),
+    Case("min_tokens over max_tokens", "min_tokens", {"min_tokens": 5}, mentions="max_tokens (4)"),
+    Case("min_tokens over max_completion_tokens", "min_tokens",
+         {"min_tokens": 5, "max_tokens": _ABSENT, "max_completion_tokens": 3}, mentions="max_completion_tokens (3)"),
+    Case("min_tokens beyond the context", "min_tokens", {"min_tokens": 10**6, "max_tokens": _ABSENT}, code=_LONG),
+    Case("ignore_eos is 1", "ignore_eos", {"ignore_eos": 1}),
+    Case("min_p", "min_p", {"min_p": 0.1}, code=_UNSUPPORTED),
     Case("return_token_ids is 1", "return_token_ids", {"return_token_ids": 1}),
     Case("user is a number", "user", {"user": 5}),
     Case("user has 300 characters", "user", {"user": "x" * 300}, mentions="256"),
@@ -181,7 +207,7 @@ CASES = [
     Case("policy fixed", "paceline.policy", {"paceline": {"policy": "fixed"}}, mentions="paceline.drafter"),
     Case("a policy for plain decoding", "paceline.policy", {"paceline": {"policy": "hedge", "enabled": False}}),
     Case("a policy for one drafter", "paceline.policy", {"paceline": {"policy": "hedge", "drafter": "ngram"}}),
-    Case("max_draft is 0", "paceline.max_draft", {"paceline": {"max_draft": 0}}),
+    Case("max_draft is -1", "paceline.max_draft", {"paceline": {"max_draft": -1}}),
     Case("max_draft is 65", "paceline.max_draft", {"paceline": {"max_draft": 65}}),
     Case("a bad field of a stream", "top_p", {"stream": True, "top_p": 7}),
     Case("no prompt", "prompt", {"prompt": _ABSENT}, COMPLETIONS, code=_MISSING),
@@ -197,5 +223,18 @@ CASES = [
     Case("messages for completions", "messages", {"messages": _user("a")}, COMPLETIONS, code=_UNKNOWN),
     Case("echo", "echo", {"echo": True}, COMPLETIONS, code=_UNSUPPORTED),
     Case("best_of", "best_of", {"best_of": 3}, COMPLETIONS, code=_UNSUPPORTED),
-    Case("logprobs of a completion", "logprobs", {"logprobs": 0}, COMPLETIONS, code=_UNSUPPORTED),
+    Case("six logprobs of a completion", "logprobs", {"logprobs": 6}, COMPLETIONS),
+    Case("logprobs of a completion as chat has them", "logprobs", {"logprobs": True}, COMPLETIONS),
+    Case("top_logprobs of a completion", "top_logprobs", {"top_logprobs": 1}, COMPLETIONS, code=_UNKNOWN),
+    Case("neither a text nor a chat to tokenise", "prompt", path=TOKENIZE, body={"prompt": _ABSENT}),
+    Case("a text and a chat to tokenise", "prompt", {"messages": _user("a")}, TOKENIZE),
+    Case("a template's end for a text", "add_generation_prompt", {"add_generation_prompt": True}, TOKENIZE),
+    Case("special tokens for a chat", "add_special_tokens",
+         {"prompt": _ABSENT, "messages": _user("a"), "add_special_tokens": True}, TOKENIZE),
+    Case("another model's tokenizer", "model", {"model": "gpt-none"}, TOKENIZE, status=404, code="model_not_found"),
+    Case("tokenise plain text", path=TOKENIZE, content_type="text/plain", status=415, code=_MEDIA,
+         mentions="Content-Type"),
+    Case("no ids to detokenise", "tokens", {"tokens": _ABSENT}, DETOKENIZE, code=_MISSING),
+    Case("an id that is text", "tokens[0]", {"tokens": ["a"]}, DETOKENIZE),
+    Case("an id beyond the vocabulary", "tokens", {"tokens": [1, 10**9]}, DETOKENIZE, mentions="1000000000"),
 ]  # fmt: skip

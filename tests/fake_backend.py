@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from paceline.actors.errors import NotReady
-from paceline.actors.generation import Chunk, Generation
+from paceline.actors.generation import Chunk, Generation, TokenLogprobs
 from paceline.actors.tracer import Span
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
@@ -77,6 +78,13 @@ def rounds(ids: Sequence[int], sizes: Sequence[int], reason: str | None = "stop"
     return chunks
 
 
+def fake_logprobs(token: int, top: int) -> TokenLogprobs:
+    """-token / 1000, and after it the ids that follow, each less likely by 1."""
+    return TokenLogprobs(
+        -token / 1000, tuple(range(token, token + top)), tuple(-token / 1000 - place for place in range(top))
+    )
+
+
 class FakeBackend:
     """Says `script(generation)`: chunks and errors in order.
 
@@ -110,7 +118,10 @@ class FakeBackend:
                 await asyncio.sleep(self.delay_s)
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                if generation.logprobs is not None:
+                    yield replace(item, logprobs=tuple(fake_logprobs(t, generation.logprobs) for t in item.token_ids))
+                else:
+                    yield item
         finally:
             self.ended.append(generation.request_id)
 

@@ -59,6 +59,7 @@ def test_json_with_parameters_is_json(client: httpx.Client, kind: str) -> None:
             {
                 "messages": [{"role": "user", "content": [{"type": "text", "text": part} for part in ("hel", "lo")]}],
                 "logprobs": False,
+                "top_logprobs": 0,
                 "tools": None,
                 "tool_choice": "none",
                 "response_format": {"type": "text"},
@@ -75,6 +76,11 @@ def test_neutral_values_are_let_through(client: httpx.Client, path: str, fields:
     neutral = {
         "frequency_penalty": 0,
         "presence_penalty": 0.0,
+        "repetition_penalty": 1,
+        "min_p": 0,
+        "min_tokens": 0,
+        "stop_token_ids": [],
+        "ignore_eos": False,
         "logit_bias": {},
         "store": False,
         "metadata": None,

@@ -269,6 +269,9 @@ def test_a_request_may_name_its_drafters_and_its_draft_length() -> None:
         assert "b" in played
         assert max(item.drafted for item in made.board.rounds) == 2
         assert made.hosts["a"].drafted == 0
+        drafted = made.hosts["b"].drafted
+        assert made.submit([1, 2], 20, max_draft=0).wait() == model.greedy([1, 2], 20)
+        assert (made.hosts["a"].drafted, made.hosts["b"].drafted) == (0, drafted)
 
 
 class MuteHost(GuessHost):

@@ -12,7 +12,8 @@ from paceline.actors.generation import Generation
 from paceline.actors.prompt_sketch import sketch
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.http_errors import RefusedRequest
-from paceline.cluster.openai_requests import ChatRequest, CompletionRequest, parse_request
+from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
+from paceline.cluster.request_body import parse_request
 from paceline.cluster.request_plan import Planner
 from paceline.cluster.tokenizer import ChatTokenizer
 
