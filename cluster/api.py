@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from paceline.actors.errors import NotReady, PacelineError, RequestError
+from paceline.cluster.access import AccessGuard
 from paceline.cluster.activity import Activity
 from paceline.cluster.backend import Backend
 from paceline.cluster.body_limit import BodyLimit
@@ -112,7 +113,9 @@ def create_api(
         metrics = MetricsEndpoint(backend, requests)
         api.add_api_route("/metrics", _guarded(metrics.metrics), methods=["GET"], response_model=None)
     api.add_exception_handler(HTTPException, _refused)
-    api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)
+    if config.http.api_keys:
+        api.add_middleware(AccessGuard, keys=config.http.api_keys)
+    api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)  # the last one added is the first one asked
     api.add_middleware(RequestClock, metrics=requests)  # outermost: it sees every answer
     return api
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 from ray import serve
 from ray.serve import Application
 
+from paceline.cluster.access import with_environment_keys
 from paceline.cluster.config import Resources, parse_config
 from paceline.cluster.fleet import Fleet
 from paceline.cluster.ingress import Ingress
@@ -31,7 +32,7 @@ def build_app(config: dict[str, Any]) -> Application:
     Raises:
         ConfigError: a field is wrong, or a drafter's options are not its kind's.
     """
-    settings = parse_config(config)
+    settings = with_environment_keys(parse_config(config))
     document = settings.model_dump()
     target = settings.target
     ongoing = target.max_sequences + target.max_queue

@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from paceline.actors.errors import EngineError, NotReady, PacelineError, ProtocolError, RequestError
+from paceline.actors.environment import api_keys
+from paceline.actors.errors import EngineError, NotReady, PacelineError, ProtocolError, RequestError, Unauthorized
 from paceline.cluster.backend import ClusterStatus
 from paceline.cluster.drafter_control import DrafterView
 from paceline.cluster.explanation import Explanation, RequestList
@@ -57,18 +58,20 @@ class Client:
 
     Args:
         url: Where the endpoint is, with or without `/v1`.
+        api_key: Sent with every request; None takes the first of `PACELINE_API_KEYS`, if there is one.
         timeout_s: Longest wait for an answer that is not streamed.
         operator_token: What changes of the cluster are asked for with.
         transport: For tests.
 
     Raises:
-        RequestError: the URL is not one of HTTP.
+        RequestError: the URL is not one of HTTP, or the key cannot be sent.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout_s: float = 10.0,
         operator_token: str | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -84,7 +87,11 @@ class Client:
         self._operator = {} if operator_token is None else {_OPERATOR_HEADER: operator_token}
         loopback = parts.hostname == "localhost" or parts.hostname == "::1" or parts.hostname.startswith("127.")
         # A proxy that the environment names cannot reach this machine's loopback.
-        self._http = httpx.Client(timeout=timeout_s, transport=transport, trust_env=not loopback)
+        key = api_key or next(iter(api_keys()), None)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise RequestError("PACELINE_API_KEYS: expected visible ASCII characters")
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(timeout=timeout_s, transport=transport, trust_env=not loopback, headers=headers)
 
     def __enter__(self) -> Client:
         return self
@@ -260,6 +267,8 @@ def _refusal(reply: httpx.Response) -> PacelineError:
         message, param = f"HTTP {reply.status_code} from {reply.request.url}", None
     if reply.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return NotReady(message) if reply.status_code == httpx.codes.SERVICE_UNAVAILABLE else EngineError(message)
+    if reply.status_code == httpx.codes.UNAUTHORIZED:
+        return Unauthorized(f"{message} (PACELINE_API_KEYS sets it)")
     return RequestError(message, param)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
 
 from paceline.actors.drafter_registry import check_options
 from paceline.actors.errors import ConfigError
@@ -23,6 +23,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RESERVED_NAMES = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
+_SECRET = ("api_keys", "token")  # fields whose values no error shows
+
+
+def _visible(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not 8 <= len(text) <= 256 or not all("!" <= character <= "~" and character != "," for character in text):
+        raise ValueError("expected 8 to 256 visible ASCII characters, no comma among them")
+    return key
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_visible)]
 
 
 class Resources(Settings):
@@ -145,6 +156,18 @@ class HttpConfig(Settings):
         pattern=r"^[!-~]+$",
         description="secret of who may add, drain and remove drafters; without one only this machine itself may",
     )
+    api_keys: tuple[ApiKey, ...] = Field(
+        (), description="any of them lets a client in; those of PACELINE_API_KEYS are added"
+    )
+    allow_anonymous: bool = Field(
+        False, description="true lets everyone in who reaches an address beyond this machine's loopback"
+    )
+
+    @model_validator(mode="after")
+    def _keys_or_none(self) -> HttpConfig:
+        if self.api_keys and self.allow_anonymous:
+            raise ValueError("`allow_anonymous: true` has no effect with `api_keys`; expected one of them")
+        return self
 
 
 class NetworkConfig(Settings):
@@ -300,5 +323,6 @@ class _StrictLoader(yaml.SafeLoader):
 def _describe(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"]) or "settings"
     given = item["input"]
-    shown = f" (got {given!r:.80})" if not isinstance(given, dict | BaseModel) else ""
+    secret = isinstance(given, dict | BaseModel) or any(part in _SECRET for part in item["loc"])
+    shown = "" if secret else f" (got {given!r:.80})"
     return f"{field}: {item['msg'].removeprefix('Value error, ')}{shown}"

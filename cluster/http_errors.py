@@ -17,6 +17,7 @@ from paceline.actors.errors import (
     PacelineError,
     RequestError,
     UnknownDrafter,
+    Unauthorized,
     UnknownModel,
 )
 
@@ -92,6 +93,8 @@ def _code(error: Exception) -> str | None:
             return "forbidden"
         case BodyTooLarge():
             return "body_too_large"
+        case Unauthorized():
+            return "invalid_api_key"
         case RequestError():
             return None
         case Overloaded():

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from paceline.actors.errors import EngineError, NotReady, PacelineError
@@ -22,6 +23,7 @@ from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_facts import eos_ids, max_positions
 from paceline.actors.model_source import resolve
 from paceline.actors.tracer import TRACER
+from paceline.cluster.access import check_exposure
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig
@@ -231,6 +233,7 @@ class Ingress:
 
     def __init__(self, config: dict[str, Any], target: DeploymentHandle[Any], fleet: DeploymentHandle[Any]) -> None:
         self._settings = ClusterConfig.model_validate(config)
+        check_exposure(self._settings.http, _bound_host() or self._settings.http.host)
         self._folder = resolve(self._settings.target.model, progress=False)
         self._name = self._settings.target.name or self._folder.name
         self._backend = RayBackend(self._settings, self._name, target, fleet)
@@ -257,6 +260,12 @@ class Ingress:
         metrics = getattr(self, "_metrics", None)
         if metrics is not None:
             metrics.close()
+
+
+def _bound_host() -> str | None:
+    """What Serve's proxies listen on, where there is a Serve."""
+    serving = _get_global_client(raise_if_no_controller_running=False)
+    return None if serving is None else str(serving.http_config.host)
 
 
 async def _within(response: Any) -> Any:

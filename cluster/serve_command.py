@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from paceline.actors.errors import ConfigError, ModelSourceError, NotReady, PacelineError
+from paceline.cluster.access import check_exposure, with_environment_keys
 from paceline.cluster.backend import ClusterStatus
 from paceline.cluster.client import Client
 from paceline.cluster.config import ClusterConfig, with_absolute_folders
@@ -81,6 +82,8 @@ def serve(
         PacelineError: it cannot be brought up; what was started is gone again.
     """
     console = console or Console()
+    config = with_environment_keys(config)
+    check_exposure(config.http, config.http.host)
     progress = StartProgress(console)
     if ray_address in (None, _OWN):
         check_port(config.http.host, config.http.port)
@@ -103,7 +106,9 @@ def run(
 
     application = ServeApplication()
     up, failed = False, True
-    with StopSignals(host.kill) as signals, Client(address_of(config.http.host, config.http.port)) as client:
+    url, keys = address_of(config.http.host, config.http.port), config.http.api_keys
+    key = keys[0].get_secret_value() if keys else None
+    with StopSignals(host.kill) as signals, Client(url, api_key=key) as client:
         try:
             application_graph = build(config.model_dump())
             with progress.step("joining Ray" if host.joined else "starting a local Ray"):
@@ -242,8 +247,9 @@ def _report(
     body = {"model": status.model, "messages": question, "max_tokens": 64, "temperature": 0}
     console.print(f"\nDashboard and playground at [bold]{url}/dashboard[/bold]", highlight=False)
     console.print(f"OpenAI API at [bold]{url}/v1[/bold]; try it:\n", highlight=False)
+    key = " -H 'Authorization: Bearer KEY'" if config.http.api_keys else ""
     console.print(
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+        f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
         markup=False,
         highlight=False,
         soft_wrap=True,

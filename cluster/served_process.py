@@ -45,6 +45,8 @@ class ServedProcess:
         http = dict(document.get("http") or {})
         http.setdefault("port", free_port())
         self.document = {**document, "http": http}
+        keys = http.get("api_keys")
+        self.headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         self.url = f"http://127.0.0.1:{http['port']}"
         self.log = Path(self._folder.name) / "serve.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,7 +96,7 @@ class ServedProcess:
 
     def status(self) -> dict[str, Any]:
         """`/v1/paceline/status`."""
-        reply = httpx.get(f"{self.url}/v1/paceline/status", timeout=10)
+        reply = httpx.get(f"{self.url}/v1/paceline/status", headers=self.headers, timeout=10)
         reply.raise_for_status()
         document: dict[str, Any] = reply.json()
         return document

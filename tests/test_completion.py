@@ -23,7 +23,7 @@ async def test_the_id_that_ends_a_text_is_counted_and_never_shown_even_where_it_
 
     async def reply(chunk: Chunk) -> tuple[str, int]:
         writer = ReplyWriter(chat=False, model="m", include_usage=False, include_ids=False)
-        plan = Plan([generation], (), 1, include_usage=False, detail=False)
+        plan = Plan([generation], (), min_tokens=0, prompt_tokens=1, include_usage=False, detail=False)
         document = await Completion(FakeBackend(lambda _: [chunk]), tokenizer.decode, plan, writer, Activity()).whole()
         return document["choices"][0]["text"], document["usage"]["completion_tokens"]
 
