@@ -37,6 +37,7 @@ from paceline.cluster.metrics.request_metrics import RequestClock, RequestMetric
 from paceline.cluster.openai_logprobs import LogprobsWriter
 from paceline.cluster.openai_replies import ReplyWriter
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
+from paceline.cluster.openapi_document import openapi_document
 from paceline.cluster.request_body import read_request
 from paceline.cluster.request_plan import Planner
 from paceline.cluster.tokenize_endpoints import TokenizeEndpoints
@@ -75,6 +76,7 @@ def create_api(
     activity = Activity()
     requests = api.state.requests = RequestMetrics(model_name, config.selector.policy, _COMPLETIONS)
     planner = Planner(tokenizer, config, model_name, max_context, stop_ids, backend.drafter_names)
+    document = openapi_document(model_name, keyed=bool(config.http.api_keys))
     endpoints = _Endpoints(
         backend,
         tokenizer,
@@ -84,6 +86,7 @@ def create_api(
         activity,
         LiveFeed(backend, activity, config, model_name),
         requests,
+        document,
     )
     tokens = TokenizeEndpoints(tokenizer, planner, max_context)
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
@@ -106,6 +109,7 @@ def create_api(
         ("/v1/paceline/drafters/{name}", "DELETE", drafters.remove),
         ("/ready", "GET", endpoints.ready),
         ("/health", "GET", endpoints.health),
+        ("/openapi.json", "GET", endpoints.openapi),
     ):
         api.add_api_route(path, _guarded(endpoint), methods=[method], response_model=None)
     DashboardPages().add_to(api)
@@ -131,12 +135,14 @@ class _Endpoints:
         activity: Activity,
         feed: LiveFeed,
         requests: RequestMetrics,
+        document: dict[str, Any],
     ) -> None:
         self._backend = backend
         self._requests = requests
         self._timed = TimedBackend(backend, requests)
         self._tokenizer = tokenizer
         self._planner = planner
+        self._document = document
         self._model_name = model_name
         self._activity = activity
         self._feed = feed
@@ -160,6 +166,9 @@ class _Endpoints:
     async def model(self, request: Request) -> Response:
         self._planner.check_model(request.path_params["name"])
         return JSONResponse(self._card)
+
+    async def openapi(self, _: Request) -> Response:
+        return JSONResponse(self._document)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,0 +1,223 @@
+"""`GET /openapi.json`: the API's own description, made of the models that requests are read with.
+
+FastAPI cannot make it, since bodies are read by hand. `OPERATIONS` is the one list of what is described; a test holds
+it against the routes, and real replies against the shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from paceline.cluster import reply_shapes as shapes
+from paceline.cluster.access import OPEN_PATHS
+from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
+from paceline.cluster.request_body import RequestBody
+from paceline.cluster.tokenize_endpoints import DetokenizeRequest, TokenizeRequest
+
+_SCHEMAS = "#/components/schemas/"
+_BODY_ERRORS = {400: "a field is wrong; `param` names it", 413: "the body is too large", 415: "the body is not JSON"}
+_MODEL_ERROR = {404: "the model is not served here"}
+_BUSY = {429: "all places are taken; `Retry-After` says when to come back", 503: "no target answers"}
+_ALWAYS = {401: "an API key is missing or wrong", 500: "a failure of the server"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One endpoint. `reply` and `event` are shapes; the path's parameters are texts."""
+
+    path: str
+    method: str
+    summary: str
+    reply: type[Any]
+    errors: dict[int, str]
+    body: type[RequestBody] | None = None
+    event: type[BaseModel] | None = None  # of its stream
+    query: tuple[dict[str, Any], ...] = ()
+
+
+_SECONDS = {
+    "name": "seconds",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 30, "default": 5},
+}
+OPERATIONS = (
+    Operation(
+        "/v1/chat/completions",
+        "post",
+        "Answer a conversation",
+        shapes.ChatCompletion,
+        _BODY_ERRORS | _MODEL_ERROR | _BUSY,
+        ChatRequest,
+        shapes.ChatCompletionChunk,
+    ),
+    Operation(
+        "/v1/completions",
+        "post",
+        "Continue texts",
+        shapes.TextCompletion,
+        _BODY_ERRORS | _MODEL_ERROR | _BUSY,
+        CompletionRequest,
+        shapes.TextCompletionChunk,
+    ),
+    Operation(
+        "/tokenize",
+        "post",
+        "Token ids of a text or a conversation",
+        shapes.TokenizeReply,
+        _BODY_ERRORS | _MODEL_ERROR,
+        TokenizeRequest,
+    ),
+    Operation(
+        "/detokenize",
+        "post",
+        "Text of token ids",
+        shapes.DetokenizeReply,
+        _BODY_ERRORS | _MODEL_ERROR,
+        DetokenizeRequest,
+    ),
+    Operation("/v1/models", "get", "The served model, as a list", shapes.ModelList, {}),
+    Operation("/v1/models/{name}", "get", "The served model", shapes.ModelCard, _MODEL_ERROR),
+    Operation("/v1/paceline/status", "get", "Every actor, and what the selector has learned", ClusterStatus, {}),
+    Operation(
+        "/v1/paceline/trace",
+        "get",
+        "What every process does in the next seconds",
+        shapes.TraceReply,
+        {400: "`seconds` is out of bounds"},
+        query=(_SECONDS,),
+    ),
+    Operation("/ready", "get", "Whether requests can be served", shapes.ReadyReply, {503: "no target answers"}),
+    Operation("/health", "get", "Whether the endpoint answers", shapes.HealthReply, {}),
+)
+
+
+def openapi_document(model: str, *, keyed: bool) -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1.
+
+    Args:
+        model: The served one's name: the only one that requests may give.
+        keyed: Whether requests need an API key.
+    """
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "paceline", "version": metadata.version("paceline"), "description": _DESCRIPTION},
+        "paths": _paths(model),
+        "components": {
+            "schemas": _components(model),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}] if keyed else [],
+    }
+
+
+_DESCRIPTION = (
+    "OpenAI's API, with fields of our own under `paceline`. Every field has an effect or is refused by name; null "
+    "means absent. Fields that only go together are checked beyond what schemas can say."
+)
+
+
+def _paths(model: str) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        described = _described(operation, model)
+        paths.setdefault(operation.path, {})[operation.method] = described
+    return paths
+
+
+def _described(operation: Operation, model: str) -> dict[str, Any]:
+    replies: dict[str, Any] = {"application/json": {"schema": _named(operation.reply)}}
+    if operation.event is not None:
+        said = {"anyOf": [_named(operation.event), _named(shapes.ErrorReply)]}
+        news = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+        data = {"anyOf": [news, {"const": "[DONE]", "description": "the last one"}]}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        replies["text/event-stream"] = {"schema": event | {"description": "one event"}}
+    parameters = list(operation.query)
+    if "{name}" in operation.path:
+        parameters.append({"name": "name", "in": "path", "required": True, "schema": {"enum": [model]}})
+    described: dict[str, Any] = {
+        "operationId": operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace("v1_", ""),
+        "summary": operation.summary,
+        "responses": {"200": {"description": "done", "content": replies}} | _refusals(operation),
+    }
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": _named(operation.body)}},
+        }
+    if operation.path in OPEN_PATHS:
+        described["security"] = []
+    return described
+
+
+def _refusals(operation: Operation) -> dict[str, Any]:
+    refusals: dict[str, Any] = {}
+    for status, why in sorted((operation.errors | _ALWAYS).items()):
+        refusals[str(status)] = {
+            "description": why,
+            "content": {"application/json": {"schema": _named(shapes.ErrorReply)}},
+        }
+        if status in (429, 503):
+            retry = {"description": "seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+            refusals[str(status)]["headers"] = {"Retry-After": retry}
+    return refusals
+
+
+def _named(shape: type[Any]) -> dict[str, Any]:
+    return {"$ref": _SCHEMAS + shape.__name__}
+
+
+def _components(model: str) -> dict[str, Any]:
+    bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
+    schemas = {name: _with_nulls(schema) for name, schema in _schemas(bodies).items()}
+    for body in bodies:
+        held = schemas[body.__name__]
+        needed = "model" in held.get("required", [])
+        held["properties"]["model"] = {"title": "Model", "enum": [model] if needed else [model, None]}
+        for field, accepted in body.neutral.items():
+            schemas[body.__name__]["properties"][field] = {
+                "enum": [*accepted, None],
+                "description": "not supported: only what asks for nothing",
+            }
+    said: list[type[Any]] = [shapes.ErrorReply]
+    for operation in OPERATIONS:
+        said += [operation.reply] if operation.event is None else [operation.reply, operation.event]
+    return schemas | _schemas(said)
+
+
+def _schemas(kinds: Iterable[type[Any]]) -> dict[str, Any]:
+    """The schemas of models and dataclasses, and of what they are made of, by name."""
+    schemas: dict[str, Any] = {}
+    for kind in kinds:
+        schema = TypeAdapter(kind).json_schema(ref_template=_SCHEMAS + "{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[kind.__name__] = schema
+    return schemas
+
+
+def _with_nulls(schema: dict[str, Any]) -> dict[str, Any]:
+    """Null means absent for every field that need not be there."""
+    required = schema.get("required", [])
+    properties = {
+        name: field if name in required else _or_null(field) for name, field in schema.get("properties", {}).items()
+    }
+    return schema | ({"properties": properties} if properties else {})
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    if any(choice == {"type": "null"} for choice in field.get("anyOf", [])):
+        return field
+    notes = {name: field[name] for name in ("title", "description", "default") if name in field}
+    rest = {name: value for name, value in field.items() if name not in notes}
+    if notes.get("default") == []:  # as it is held here, which is not how it would be written
+        del notes["default"]
+    return notes | {"anyOf": [rest, {"type": "null"}]}
