@@ -15,6 +15,7 @@ from fake_backend import EOS, MODEL, FakeBackend, make_api, make_tokenizer, roun
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
+from openapi_check import check_reply, operation_of, validator
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -71,36 +72,6 @@ def api(backend: FakeBackend, tokenizer: ChatTokenizer) -> FastAPI:
 def client(api: FastAPI) -> Iterator[httpx.Client]:
     with served(api) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
-
-
-def validator(name: str) -> Draft202012Validator:
-    """Checks against one of the document's schemas."""
-    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]})
-
-
-def operation_of(path: str, method: str) -> dict[str, Any]:
-    template = "/v1/models/{name}" if path.startswith("/v1/models/") else path
-    described: dict[str, Any] = DOCUMENT["paths"][template][method.lower()]
-    return described
-
-
-def check_reply(reply: httpx.Response) -> None:
-    """Status, kind and body of a reply must be as the document says of its operation."""
-    path, method = reply.request.url.path, reply.request.method
-    said = operation_of(path, method)["responses"][str(reply.status_code)]
-    kind = reply.headers["content-type"].partition(";")[0]
-    content = said["content"][kind]
-    if kind == "application/json":
-        validator(content["schema"]["$ref"].rpartition("/")[2]).validate(reply.json())
-        return
-    lines = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
-    assert lines.pop() == "[DONE]"
-    assert lines
-    for line in lines:
-        event = json.loads(line)
-        shape, failure = content["schema"]["properties"]["data"]["anyOf"][0]["contentSchema"]["anyOf"]
-        name = (failure if "error" in event else shape)["$ref"].rpartition("/")[2]
-        validator(name).validate(event)
 
 
 def test_every_route_is_described_and_nothing_else(api: FastAPI) -> None:
@@ -162,11 +133,11 @@ def test_good_requests_and_their_replies_are_as_described(
 ) -> None:
     body = None if fields is None else {"model": MODEL, **fields}
     if body is not None:
-        schema = operation_of(path, method)["requestBody"]["content"]["application/json"]["schema"]
-        validator(schema["$ref"].rpartition("/")[2]).validate(body)
+        described = operation_of(DOCUMENT, path, method)["requestBody"]["content"]["application/json"]
+        validator(DOCUMENT, described["schema"]).validate(body)
     reply = client.request(method, path, json=body)
     assert reply.status_code == 200, reply.text
-    check_reply(reply)
+    check_reply(DOCUMENT, reply)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +148,7 @@ def test_refusals_are_as_described(client: httpx.Client, case: Case) -> None:
     if content is None and case.method == "POST":
         content = json.dumps({"model": MODEL, "messages": MESSAGES} | case.body, default=str).encode()
     headers = {} if case.content_type is None else {"Content-Type": case.content_type}
-    check_reply(client.request(case.method, case.path, content=content, headers=headers))
+    check_reply(DOCUMENT, client.request(case.method, case.path, content=content, headers=headers))
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotReady("not yet"), EngineError("broken")], ids=repr)
@@ -191,7 +162,7 @@ def test_failures_are_as_described(
             backend.script = lambda _, before=before: [*before, error]  # type: ignore[misc]
             reply = client.post(CHAT, json=body)
             assert reply.status_code == (200 if streamed and before else error.http_status)  # type: ignore[attr-defined]
-            check_reply(reply)
+            check_reply(DOCUMENT, reply)
     finally:
         backend.script = script
 
@@ -202,7 +173,7 @@ def test_keys_refused_are_as_described(backend: FakeBackend, tokenizer: ChatToke
         for operation in OPERATIONS:
             reply = client.request(operation.method, operation.path.replace("{name}", MODEL))
             assert reply.status_code == (200 if operation.path in ("/health", "/ready") else 401)
-            check_reply(reply)
+            check_reply(DOCUMENT, reply)
 
 
 def test_generated_requests_find_no_failure(api: FastAPI, backend: FakeBackend) -> None:
