@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from live_cluster import ask, model_name, prompts, text_of
+from live_cluster import ROOT, ask, model_name, prompts, text_of
 from openapi_check import check_reply
 
 from paceline.cluster.served_process import ServedProcess
 
 pytestmark = pytest.mark.cluster
 TOKENS = 24
+_FENCE = re.compile(r"^```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLES = [
+    (language, text)
+    for language, text in _FENCE.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    if language == "python" or text.startswith("curl")
+]
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +223,13 @@ async def test_litellm(live: ServedProcess, name: str, expected: str, monkeypatc
     kept = fields | {"model": f"text-completion-openai/{name}", "prompt": "1, 2, 3,"}
     del kept["messages"]
     assert "4" in litellm.text_completion(**kept).choices[0].text
+
+
+@pytest.mark.parametrize(("language", "text"), EXAMPLES, ids=lambda text: text.split("\n")[0][:40])
+def test_examples_in_the_document_run(live: ServedProcess, language: str, text: str) -> None:
+    here = text.replace("http://127.0.0.1:8000", live.url)
+    command = [sys.executable, "-c", here] if language == "python" else ["bash", "-euo", "pipefail", "-c", here]
+    environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
