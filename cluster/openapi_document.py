@@ -6,6 +6,7 @@ it against the routes, and real replies against the shapes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +17,8 @@ from pydantic import BaseModel, TypeAdapter
 from paceline.cluster import reply_shapes as shapes
 from paceline.cluster.access import OPEN_PATHS
 from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.explain_api import MOST_LISTED
+from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
 from paceline.cluster.request_body import RequestBody
 from paceline.cluster.tokenize_endpoints import DetokenizeRequest, TokenizeRequest
@@ -46,6 +49,12 @@ _SECONDS = {
     "in": "query",
     "required": False,
     "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 30, "default": 5},
+}
+_LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 50},
 }
 OPERATIONS = (
     Operation(
@@ -92,6 +101,21 @@ OPERATIONS = (
         shapes.TraceReply,
         {400: "`seconds` is out of bounds"},
         query=(_SECONDS,),
+    ),
+    Operation(
+        "/v1/paceline/requests",
+        "get",
+        "The newest requests, a line each",
+        RequestList,
+        {400: "`limit` is out of bounds", 503: "the selector does not answer"},
+        query=(_LIMIT,),
+    ),
+    Operation(
+        "/v1/paceline/requests/{id}",
+        "get",
+        "One request, round by round",
+        Explanation,
+        {404: "nothing is kept of such a request", 503: "the selector does not answer"},
     ),
     Operation("/ready", "get", "Whether requests can be served", shapes.ReadyReply, {503: "no target answers"}),
     Operation("/health", "get", "Whether the endpoint answers", shapes.HealthReply, {}),
@@ -140,8 +164,9 @@ def _described(operation: Operation, model: str) -> dict[str, Any]:
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
         replies["text/event-stream"] = {"schema": event | {"description": "one event"}}
     parameters = list(operation.query)
-    if "{name}" in operation.path:
-        parameters.append({"name": "name", "in": "path", "required": True, "schema": {"enum": [model]}})
+    for name in re.findall(r"{(\w+)}", operation.path):
+        values: dict[str, Any] = {"enum": [model]} if name == "name" else {"type": "string", "minLength": 1}
+        parameters.append({"name": name, "in": "path", "required": True, "schema": values})
     described: dict[str, Any] = {
         "operationId": operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace("v1_", ""),
         "summary": operation.summary,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -16,8 +17,8 @@ def validator(document: dict[str, Any], reference: dict[str, str]) -> Draft20201
 
 def operation_of(document: dict[str, Any], path: str, method: str) -> dict[str, Any]:
     """What the document says of one path and method."""
-    template = "/v1/models/{name}" if path.startswith("/v1/models/") else path
-    described: dict[str, Any] = document["paths"][template][method.lower()]
+    fitting = [item for item in document["paths"] if re.fullmatch(re.sub(r"{\w+}", ".+", item), path)]
+    described: dict[str, Any] = document["paths"][path if path in fitting else fitting[0]][method.lower()]
     return described
 
 

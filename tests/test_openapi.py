@@ -26,8 +26,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from paceline.actors.errors import EngineError, NotReady, Overloaded
+from paceline.actors.messages import SequenceOpened
 from paceline.cluster.config import parse_config
 from paceline.cluster.openapi_document import OPERATIONS, openapi_document
+from paceline.cluster.request_log import RequestLog
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -60,7 +62,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
 
 @pytest.fixture(scope="module")
 def backend(tokenizer: ChatTokenizer) -> FakeBackend:
-    return QuickBackend(lambda _: rounds(tokenizer.encode("the 自行车 stops" + EOS), [3, 1, 2]))
+    made = QuickBackend(lambda _: rounds(tokenizer.encode("the 自行车 stops" + EOS), [3, 1, 2]))
+    made.log = RequestLog(8, 8, lambda: 5.0)
+    made.log.opened("target", SequenceOpened(1, 10, request="chatcmpl-1-0"))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,8 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", f"/v1/models/{MODEL}", None),
     ("GET", "/v1/paceline/status", None),
     ("GET", "/v1/paceline/trace?seconds=0.01", None),
+    ("GET", "/v1/paceline/requests?limit=3", None),
+    ("GET", "/v1/paceline/requests/chatcmpl-1", None),
     ("GET", "/ready", None),
     ("GET", "/health", None),
 ]
