@@ -37,7 +37,11 @@ class PacelineOptions(Strict):
     """Our own field: who may draft for this request."""
 
     drafter: str | None = Field(None, description="the only drafter to use")
-    policy: str | None = Field(None, description="who chooses among the drafters, instead of the cluster's policy")
+    policy: str | None = Field(
+        None,
+        description="who chooses among the drafters, instead of the cluster's policy",
+        json_schema_extra={"enum": [*REQUEST_POLICIES, None]},
+    )
     enabled: bool = Field(True, description="false decodes plainly")
     max_draft: int | None = Field(
         None, ge=0, le=64, description="most tokens drafted per round, up to the cluster's own; 0 drafts none"

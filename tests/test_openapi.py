@@ -116,6 +116,7 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", CHAT, {"messages": MESSAGES, "logit_bias": {"5": -1.5, "0": 100}, "stop": ["x", "y"], "seed": -1}),
     ("POST", CHAT, {"messages": MESSAGES, "tools": [], "tool_choice": None, "paceline": {"drafter": "ngram"}}),
     ("POST", CHAT, {"messages": MESSAGES, "paceline": {"enabled": False}, "user": "someone", "min_tokens": 2}),
+    ("POST", CHAT, {"messages": MESSAGES, "paceline": {"policy": "hedge", "max_draft": 0}}),
     ("POST", COMPLETIONS, {"prompt": "hello"}),
     ("POST", COMPLETIONS, {"prompt": ["a", "b"], "logprobs": 5, "stop_token_ids": [1, 2], "ignore_eos": True}),
     ("POST", COMPLETIONS, {"prompt": [1, 2], "stream": True, "logprobs": 0, "echo": False}),
