@@ -19,6 +19,7 @@ from random import Random
 
 from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.causal_model import CausalModel
+from paceline.actors.departures import Departures
 from paceline.actors.draft_length import DraftLength
 from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
@@ -107,6 +108,7 @@ class Engine:
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
         self._last_scored: dict[str, int] = {}  # the last sequence that a slow drafter without weight was drawn for
+        self._departures = Departures()
         self._stopping = False
 
     @property
@@ -139,7 +141,10 @@ class Engine:
             # Together: between two rounds also those wait for which there is room.
             running, waiting = len(self._running), len(self._waiting)
             if running + waiting >= self._limits.max_sequences + self._limits.max_queue:
-                raise Overloaded(f"{running} requests run and {waiting} wait, the most that this target takes")
+                raise Overloaded(
+                    f"{running} requests run and {waiting} wait, the most that this target takes",
+                    self._departures.retry_after_s(waiting),
+                )
             self._waiting.append(_Waiting(generation, listener, time.monotonic()))
             self._changed.notify()
 
@@ -282,6 +287,7 @@ class Engine:
     def _release(self, sequence: Sequence) -> None:
         with self._changed:
             self._running.remove(sequence)
+            self._departures.note()
         if sequence.generation.speculate:
             self._pool.close(sequence.seq)
             self._board.closed(sequence.seq)
