@@ -49,7 +49,7 @@ async def test_a_long_conversation_is_read_on_another_thread(
 ) -> None:
     read_on = []
 
-    def read(_: object) -> list[int]:
+    def read(_: object, *, add_generation_prompt: bool) -> list[int]:
         read_on.append(threading.current_thread())
         return [1]
 
