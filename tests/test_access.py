@@ -88,6 +88,13 @@ def test_probes_need_no_key(url: str) -> None:
     assert httpx.get(f"{url}/ready").status_code == 200
 
 
+def test_the_dashboards_files_need_no_key_but_what_it_shows_does(url: str) -> None:
+    assert httpx.get(f"{url}/dashboard").status_code == 200
+    assert httpx.get(f"{url}/dashboard/api.js").status_code == 200
+    assert httpx.get(f"{url}/dashboards").status_code == 401
+    assert httpx.get(f"{url}/v1/paceline/live").status_code == 401
+
+
 def test_without_keys_nobody_is_asked_for_one(backend: FakeBackend, tokenizer: ChatTokenizer) -> None:
     with served(make_api(backend, tokenizer)) as url:
         assert httpx.get(f"{url}/v1/models").status_code == 200

@@ -34,6 +34,8 @@ from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
 DOCUMENT = openapi_document(MODEL, keyed=False)
+# The document itself, pages and their feed, and Prometheus' text: not the API.
+NOT_DESCRIBED = ("/openapi.json", "/dashboard", "/v1/paceline/live", "/metrics")
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -84,7 +86,7 @@ def test_every_route_is_described_and_nothing_else(api: FastAPI) -> None:
         (route.path.replace(":path", ""), method.lower())
         for route in api.routes
         for method in route.methods  # type: ignore[attr-defined]
-        if route.path != "/openapi.json"  # type: ignore[attr-defined]
+        if not route.path.startswith(NOT_DESCRIBED)  # type: ignore[attr-defined]
     }
     assert routes == {(operation.path, operation.method) for operation in OPERATIONS}
     assert len({o["operationId"] for item in DOCUMENT["paths"].values() for o in item.values()}) == len(OPERATIONS)
