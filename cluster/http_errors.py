@@ -16,8 +16,8 @@ from paceline.actors.errors import (
     Overloaded,
     PacelineError,
     RequestError,
-    UnknownDrafter,
     Unauthorized,
+    UnknownDrafter,
     UnknownModel,
 )
 
