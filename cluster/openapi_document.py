@@ -117,6 +117,13 @@ OPERATIONS = (
         Explanation,
         {404: "nothing is kept of such a request", 503: "the selector does not answer"},
     ),
+    Operation(
+        "/v1/paceline/drafters",
+        "get",
+        "The drafters, with their replicas and statistics",
+        shapes.DrafterList,
+        {503: "whoever keeps them does not answer"},
+    ),
     Operation("/ready", "get", "Whether requests can be served", shapes.ReadyReply, {503: "no target answers"}),
     Operation("/health", "get", "Whether the endpoint answers", shapes.HealthReply, {}),
 )

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from paceline.cluster.drafter_control import DrafterView
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -220,6 +222,13 @@ class ModelList(_Shape):
 
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class DrafterList(_Shape):
+    """The drafters of the cluster."""
+
+    object: Literal["list"]
+    data: list[DrafterView]
 
 
 class HealthReply(_Shape):

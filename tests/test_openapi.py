@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 from paceline.actors.errors import EngineError, NotReady, Overloaded
 from paceline.actors.messages import SequenceOpened
 from paceline.cluster.config import parse_config
+from paceline.cluster.drafter_control import DrafterStatisticsView, DrafterView, ReplicaView
 from paceline.cluster.openapi_document import OPERATIONS, openapi_document
 from paceline.cluster.request_log import RequestLog
 from paceline.cluster.tokenizer import ChatTokenizer
@@ -36,6 +37,12 @@ from paceline.cluster.trace_document import ProcessTrace
 DOCUMENT = openapi_document(MODEL, keyed=False)
 # The document itself, pages and their feed, and Prometheus' text: not the API.
 NOT_DESCRIBED = ("/openapi.json", "/dashboard", "/v1/paceline/live", "/metrics")
+# What only operators may do: docs/drafters.md.
+OPERATORS = {
+    ("/v1/paceline/drafters", "post"),
+    ("/v1/paceline/drafters/{name}", "delete"),
+    ("/v1/paceline/drafters/{name}/drain", "post"),
+}
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -51,10 +58,15 @@ CHECKS = [
 
 
 class QuickBackend(FakeBackend):
-    """Traces no longer than a moment, however long it is asked to."""
+    """Traces no longer than a moment, however long it is asked to; and there is a drafter."""
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         return await super().trace(0.001)
+
+    async def drafters(self) -> list[DrafterView]:
+        held = ReplicaView("127.0.0.1", "cpu", "up", 7, "127.0.0.1:1", 1, 64)
+        statistics = DrafterStatisticsView(0.5, 9, 0.75, 2.5, 4, 12, 9, 1.25)
+        return [DrafterView("ngram", "ngram", "cpu", {"min_ngram": 1}, "up", [held], statistics)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +100,8 @@ def test_every_route_is_described_and_nothing_else(api: FastAPI) -> None:
         for method in route.methods  # type: ignore[attr-defined]
         if not route.path.startswith(NOT_DESCRIBED)  # type: ignore[attr-defined]
     }
-    assert routes == {(operation.path, operation.method) for operation in OPERATIONS}
+    assert routes - OPERATORS == {(operation.path, operation.method) for operation in OPERATIONS}
+    assert routes >= OPERATORS
     assert len({o["operationId"] for item in DOCUMENT["paths"].values() for o in item.values()}) == len(OPERATIONS)
 
 
@@ -132,6 +145,7 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/v1/paceline/trace?seconds=0.01", None),
     ("GET", "/v1/paceline/requests?limit=3", None),
     ("GET", "/v1/paceline/requests/chatcmpl-1", None),
+    ("GET", "/v1/paceline/drafters", None),
     ("GET", "/ready", None),
     ("GET", "/health", None),
 ]
