@@ -179,6 +179,7 @@ def test_drafters_are_scored_by_the_processed_law() -> None:
     assert checked >= 15
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_no_stop_comes_before_min_tokens_and_one_may_right_after(temperature: float) -> None:
     model = TableModel(vocab_size=12)
     likely = LogitsProcessing(logit_bias=((STOP, 100.0),), min_tokens=7)  # else it would be the first token

@@ -212,8 +212,13 @@ def test_ctrl_c_leaves_a_whole_file(
         wait_until(lambda: b"ended" in path.with_name("f.parquet.part").read_bytes(), 20, "it is read")
         signal.raise_signal(signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    assert main(["record", url, "-o", str(path)]) == 0
+    # Where the tests run in a shell's background, the signal is ignored from the start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        assert main(["record", url, "-o", str(path)]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert the_one(path).request == "ended"
     assert "1 still ran" in capsys.readouterr().out
 

@@ -34,7 +34,7 @@ async def stream(
     """The events of a stream that is said in these chunks."""
     ends = frozenset(tokenizer.encode(EOS))
     generation = Generation("r-0", (1,), 1000, ends, streamed=True)
-    plan = Plan([generation], stops, 1, include_usage=False, detail=detail)
+    plan = Plan([generation], stops, min_tokens=0, prompt_tokens=1, include_usage=False, detail=detail)
     writer = ReplyWriter(chat=True, model=MODEL, include_usage=False, include_ids=True)
     completion = Completion(FakeBackend(lambda _: chunks), tokenizer.decode, plan, writer, Activity())
     return [event async for event in completion.events()]
