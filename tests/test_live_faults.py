@@ -118,12 +118,20 @@ def test_the_target_dies_in_mid_stream_and_the_text_goes_on(live: ServedProcess,
     live.wait_for_drafters(set(DRAFTERS), 60)
 
 
+def is_ready(live: ServedProcess) -> bool:
+    """Whether it answers, and says so; the proxy holds requests while the ingress starts."""
+    try:
+        return httpx.get(f"{live.url}/ready", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def test_the_ingress_dies_and_its_generations_end(live: ServedProcess) -> None:
     """Nobody cancels them: the target has to notice."""
     on_event, _ = kill_at(live, 5, "ingress")
     with pytest.raises(httpx.TransportError):
         stream(live, PROMPT, on_event, max_tokens=2000)
-    wait_until(lambda: httpx.get(f"{live.url}/ready", timeout=10).status_code == 200, 60, "the ingress is back")
+    wait_until(lambda: is_ready(live), 60, "the ingress is back")
     wait_until(lambda: live.status()["running"] == 0, 15, "the target decodes for nobody")
 
 
