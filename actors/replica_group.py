@@ -99,12 +99,21 @@ class ReplicaGroup:
         self._asked = [peer for peer, own in asks if peer.ask(round_number, own)]
         return bool(self._asked)
 
-    def collect(self) -> tuple[list[Draft], list[DraftTiming]]:
-        """Wait for the answers, each until its own deadline; the good drafts, and how long each replica took."""
+    def collect(self) -> tuple[list[Draft], DraftTiming | None]:
+        """Wait for the answers, each until its own deadline; the good drafts, and what the slowest replica took for all
+        of them: to a round they are one drafter."""
         answers = [peer.collect() for peer in self._asked]
         self._asked = []
         drafts = [draft for found, _ in answers for draft in found]
-        return drafts, [timing for _, timing in answers if timing is not None]
+        timings = [timing for _, timing in answers if timing is not None]
+        if not timings:
+            return drafts, None
+        return drafts, DraftTiming(
+            timings[0].drafter,
+            sum(timing.sequences for timing in timings),
+            max(timing.length for timing in timings),
+            max(timing.draft_ms for timing in timings),
+        )
 
     def end(self, seq: int) -> None:
         """Free a sequence's sessions."""

@@ -31,14 +31,16 @@ class ReportBuffer:
         self._max_rounds = max_rounds
         self._live: dict[int, SequenceOpened] = {}
         self._committed: dict[int, int] = {}
-        self._told: set[int] = set()  # live sequences that the present stream has announced
+        self._streaming = False
+        self._news: list[SequenceOpened] = []  # began under the present stream, which has not announced them yet
+        self._told: set[int] = set()  # sequences that the present stream has announced, and not ended
         self._rounds: deque[TargetReport] = deque()
         self._closed: list[int] = []
         self.dropped = 0
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
-        return bool(self._rounds or self._closed or len(self._told) < len(self._live))
+        return bool(self._rounds or self._closed or self._news)
 
     def live(self, seq: int) -> bool:
         """Whether the sequence is running."""
@@ -47,6 +49,8 @@ class ReportBuffer:
     def opened(self, sequence: SequenceOpened) -> None:
         """A sequence began."""
         self._live[sequence.seq] = sequence
+        if self._streaming:  # the next stream begins with all that run then
+            self._news.append(sequence)
         self._committed[sequence.seq] = sequence.prompt_tokens
 
     def played(
@@ -76,16 +80,17 @@ class ReportBuffer:
             self.dropped += 1
 
     def closed(self, seq: int) -> None:
-        """A sequence ended; one that was never announced needs no word."""
+        """A sequence ended. Also one that ran for a moment is told of, its beginning and its end together."""
         self._live.pop(seq, None)
         self._committed.pop(seq, None)
-        if seq in self._told:
-            self._told.remove(seq)
+        if seq in self._told or any(opened.seq == seq for opened in self._news):
             self._closed.append(seq)
 
     def new_stream(self) -> TargetReport:
         """What a stream begins with: all running sequences, each as if its prompt were all that is committed now, since
         the scores of positions before may be lost."""
+        self._streaming = True
+        self._news.clear()
         self._closed.clear()
         self._told = set(self._live)
         opened = [replace(o, prompt_tokens=self._committed[seq]) for seq, o in self._live.items()]
@@ -93,18 +98,22 @@ class ReportBuffer:
 
     def lost_stream(self) -> None:
         """No stream is there: nothing has been told, and ends need not be."""
+        self._streaming = False
+        self._news.clear()
         self._told.clear()
         self._closed.clear()
 
     def take(self) -> list[TargetReport]:
         """All that waits: openings first, then rounds, then ends."""
         reports = []
-        if opened := [sequence for seq, sequence in self._live.items() if seq not in self._told]:
-            reports.append(TargetReport(self._target, opened=opened))
-            self._told = set(self._live)
+        if self._news:
+            reports.append(TargetReport(self._target, opened=self._news))
+            self._told.update(opened.seq for opened in self._news)
+            self._news = []
         reports += self._rounds
         self._rounds.clear()
         if self._closed:
             reports.append(TargetReport(self._target, closed=self._closed))
+            self._told.difference_update(self._closed)
             self._closed = []
         return reports

@@ -102,7 +102,8 @@ class SessionPool:
         for group in asked:
             drafts, took = group.collect()
             by_seq.update((draft.seq, draft) for draft in drafts)
-            timings += took
+            if took is not None:
+                timings.append(took)
         return Drafts(by_seq, timings)
 
     def commit(self, sequences: Sequence[Tracked]) -> None:
@@ -122,7 +123,8 @@ class SessionPool:
         """Everything counted, by drafter; numbers only ever grow. Names are those of `drafter_peer`."""
         groups = dict(self._groups)
         return {
-            name: dict(counts + groups[name].traffic() if name in groups else counts)
+            # Copied at one stroke: the engine's thread may add a name meanwhile.
+            name: dict(Counter(dict(counts)) + groups[name].traffic() if name in groups else counts)
             for name, counts in list(self._counts.items())
         }
 

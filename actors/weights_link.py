@@ -63,6 +63,7 @@ class WeightsLink:
         self._stream = 0  # number of the stream that may take reports; 0 is none
         self._call: Any = None
         self._stopping = Event()
+        self._urgent = Event()  # news that does not wait to be gathered
         self._thread = Thread(target=self._run, name="weights-link", daemon=True)
         # A gRPC call that still runs while the interpreter comes down can hold its exit for ever.
         atexit.register(self.close)
@@ -97,6 +98,7 @@ class WeightsLink:
             self._held.opened(sequence.seq, sequence.drafters)
             self._reports.opened(sequence)
             self._changed.notify_all()
+        self._urgent.set()
 
     def played(
         self,
@@ -179,7 +181,9 @@ class WeightsLink:
         while True:
             for start in range(0, len(reports), MESSAGE_REPORTS):
                 yield selector_wire.encode_reports(reports[start : start + MESSAGE_REPORTS])
-            self._stopping.wait(GATHER_S)
+            # A new sequence is announced at once: drafters' scores of one that the selector does not know are lost.
+            self._urgent.wait(GATHER_S)
+            self._urgent.clear()
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._stream != number)
                 if self._stream != number:
@@ -193,5 +197,6 @@ class WeightsLink:
             self._reports.lost_stream()
             self._changed.notify_all()
             call = self._call
+        self._urgent.set()
         if call is not None:
             call.cancel()

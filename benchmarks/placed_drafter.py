@@ -19,7 +19,7 @@ from paceline.actors.drafter_link import GrpcLink, Link, Received, Traffic
 from paceline.actors.drafter_registry import DrafterContext, build_drafter
 from paceline.actors.drafter_server import DrafterServer
 from paceline.actors.local_link import LocalLink
-from paceline.actors.messages import DrafterBatch, DraftTiming, Member, SequenceOpened, SequenceRound
+from paceline.actors.messages import DrafterBatch, DraftTiming, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.model_facts import vocabulary_size
 from paceline.actors.model_source import resolve
 from paceline.actors.priority import yield_to_others
@@ -136,6 +136,11 @@ class OneDrafterBoard:
     def __init__(self, member: Member) -> None:
         self._members = (member,)
 
+    @property
+    def weights_number(self) -> int:
+        """No update has come."""
+        return 0
+
     def weights(self, seq: int) -> Mapping[str, float]:
         """The drafter's."""
         return {"drafter": 1.0}
@@ -148,7 +153,12 @@ class OneDrafterBoard:
         """Nobody listens."""
 
     def played(
-        self, rounds: Sequence[SequenceRound], drafts: Sequence[DraftTiming], verify_ms: float, verify_tokens: int
+        self,
+        rounds: Sequence[SequenceRound],
+        drafts: Sequence[DraftTiming],
+        verify_ms: float,
+        verify_tokens: int,
+        context: RoundContext = RoundContext(),
     ) -> None:
         """Nobody listens."""
 

@@ -23,7 +23,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RESERVED_NAMES = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
-_SECRET = ("api_keys", "token")  # fields whose values no error shows
+_SECRET = ("api_keys", "operator_token", "token")  # fields whose values no error shows
 
 
 def _visible(key: SecretStr) -> SecretStr:

@@ -28,7 +28,12 @@ class Played:
 
 
 class Policy(ABC):
-    """Weights over drafters, for every sequence. Where a method is not overridden, what it tells changes nothing."""
+    """Weights over drafters, for every sequence. Where a method is not overridden, what it tells changes nothing.
+
+    `hears_gammas` says that `judged` is overridden: to wait for the scores of a round costs something.
+    """
+
+    hears_gammas = False
 
     def join(self, drafter: str) -> None:  # noqa: B027 - not every policy keeps a state
         """A new drafter takes the next column."""

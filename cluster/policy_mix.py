@@ -86,6 +86,11 @@ class PolicyMix(Policy):
         for policy, mine in self._by_policy(rows):
             policy.played(rows[mine], Played(played.columns[mine], played.drafted[mine], played.accepted[mine]))
 
+    def row_hears_gammas(self, row: int) -> bool:
+        """Whether a sequence's policy is told its rounds' gammas."""
+        hears: bool = self._policies[self._of_row[row]].hears_gammas
+        return hears
+
     def judged(self, row: int, column: int, gammas: Floats) -> None:
         """See `Policy`."""
         self._policies[self._of_row[row]].judged(row, column, gammas)

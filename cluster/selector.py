@@ -347,7 +347,7 @@ class Selector:
             return np.empty((0, len(self._membership)))
         self._sequences.move_to_end(played.seq)
         outcomes.append((sequence.row, -1 if column is None else column, played.drafted, played.accepted))
-        if column is not None and played.drafted:
+        if column is not None and played.drafted and self._policy.row_hears_gammas(sequence.row):
             start = max(sequence.ring.token_time, played.committed - played.accepted - 1)
             if played.committed > start:
                 sequence.awaited.add(column, start, min(played.drafted, played.committed - start))

@@ -54,6 +54,8 @@ class MetaSdUcb(Bandit):
         beta: Of the confidence term.
     """
 
+    hears_gammas = True
+
     def __init__(self, max_sequences: int, beta: float) -> None:
         super().__init__(max_sequences)
         self._beta = beta

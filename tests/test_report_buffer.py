@@ -29,3 +29,18 @@ def test_reports_wait_within_bounds_and_live_sequences_are_announced_anew() -> N
     assert [r.committed for report in reports for r in report.rounds] == [19, 20, 24]
     assert [seq for report in reports for seq in report.closed] == [1]
     assert not buffer
+
+
+def test_a_sequence_that_ran_for_a_moment_is_told_of_from_beginning_to_end() -> None:
+    buffer = ReportBuffer("t")
+    buffer.new_stream()
+    buffer.opened(SequenceOpened(1, 10))
+    buffer.played([SequenceRound(1, 12, "a", 4, 1)], [], 0.0, 5)
+    buffer.closed(1)
+    opened, played, closed = buffer.take()
+    assert [o.seq for o in opened.opened] == [1]
+    assert [r.committed for r in played.rounds] == [12]
+    assert closed.closed == [1]
+    assert not buffer
+    buffer.closed(1)  # and no more
+    assert not buffer
