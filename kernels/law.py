@@ -1,7 +1,7 @@
 """The law a token is drawn from, and drawing from it.
 
 `sampling_law` turns logits into probabilities by the request's temperature, top-k and top-p, for targets and drafters
-alike; `top_width` truncates a law to what travels on the wire; `position_noise` and `race` draw. The one idea: a draw
+alike (on a CUDA device its Triton twin does); `top_width` truncates a law to what travels on the wire; `position_noise` and `race` draw. The one idea: a draw
 is the race of exponential clocks, argmax p(x) / e(x) with e(x) ~ Exp(1), which picks x with probability p(x) exactly.
 It needs no sums, so implementations agree on the id, and a seed can fix the noise of every position for good.
 Everything here breaks ties towards the lowest id.
@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from paceline.kernels.dispatch import triton_twin
 
 # How many of the likeliest tokens are ranked, widening for the rows that need more, before all are. Top-p rarely needs
 # more than the first, and for a vocabulary of 49,152 the cost per row is about 0.1, 0.4 and 3.5 ms of a CPU core.
@@ -33,7 +35,7 @@ def sampling_law(
 
     Args:
         logits: [rows, vocab], any floating dtype; -inf bans a token.
-        temperature: [rows] float32, positive.
+        temperature: [rows] float32, positive. All three may lie on the CPU, where looking at them waits for nobody.
         top_k: [rows] int64; 0 is off.
         top_p: [rows] float32 in [0, 1]; 1 is off.
 
@@ -42,8 +44,24 @@ def sampling_law(
 
     Raises:
         ValueError: a parameter's shape or value is wrong.
+        ImportError: the logits are on a CUDA device and Triton is not installed.
     """
     _check_parameters(logits, temperature, top_k, top_p)
+    twin = triton_twin("law", logits)
+    law = twin.sampling_law_triton if twin else sampling_law_torch
+    heat, share = (part.to(logits.device, torch.float32, non_blocking=True) for part in (temperature, top_p))
+    result: torch.Tensor = law(logits, heat, top_k.to(logits.device, non_blocking=True), share)
+    return result
+
+
+def sampling_law_torch(
+    logits: torch.Tensor, temperature: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor
+) -> torch.Tensor:
+    """Reference of `sampling_law`, without its checks.
+
+    With w(x) = exp((logit(x) - max) / temperature) and tokens ranked by (-w, id): K is the first k, and the law is
+    w(x) / sum over N of w on N, the members of K before which less than p * sum over K of w lies, at least the first.
+    """
     # The maximum goes first: a temperature near 0 must not overflow.
     weights = logits.float() - logits.amax(dim=-1, keepdim=True).float()
     weights.div_(temperature[:, None]).exp_()
