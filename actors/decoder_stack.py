@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from paceline.actors.causal_model import Step
+from paceline.actors.forward_inputs import ForwardInputs, RowLayout, lay_out
 from paceline.actors.kv_pool import KVPool
 from paceline.actors.linear import Linear
 from paceline.actors.llama_cache import LlamaCache
@@ -77,6 +78,7 @@ class DecoderStack:
             None if kv_tokens is None else -(-kv_tokens // BLOCK),
             share=kv_tokens is not None,
             feature_width=len(feature_layers) * width,
+            whole=self.ops.whole,
         )
 
     @property
@@ -107,9 +109,34 @@ class DecoderStack:
         Raises:
             EngineError: the pool has no block left; every cache is as it was.
         """
-        positions, sight = _lay_out(steps)
-        batch = _extend(caches, steps, sight)
-        angles = torch.tensor(positions, device=x.device)[:, None].float() * self._frequencies
+        layout = lay_out(steps, caches)
+        if self.pool.memory is None:
+            positions, batch = torch.tensor(layout.positions, device=x.device), _paged(layout)
+        else:
+            rows, sequences, width = len(x), len(steps), layout.width
+            host = torch.empty(ForwardInputs.size(sequences, rows, width), dtype=torch.int64)
+            ForwardInputs.of(host, sequences, rows, width).fill(layout, [0] * rows, ())
+            inputs = ForwardInputs.of(host.to(x.device, non_blocking=True), sequences, rows, width)
+            positions = inputs.positions
+            batch = inputs.batch(self.pool.memory, trees=layout.sight is not None)
+        normed, features = self.compute(x, positions, batch)
+        self.keep_features(features, layout)
+        return normed
+
+    def compute(
+        self, x: torch.Tensor, positions: torch.Tensor, batch: PagedBatch
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The layers' work alone: on a device nothing is waited for.
+
+        Args:
+            x: [tokens, width]; see `run`.
+            positions: [tokens] of each row in its text.
+            batch: Whose rows these are, and the blocks.
+
+        Returns:
+            [tokens, width] after the final norm, and features [tokens, feature_width] or None.
+        """
+        angles = positions[:, None].float() * self._frequencies
         rope = angles.cos(), angles.sin()
         ops, eps = self.ops, self._eps
         columns = self._feature_columns
@@ -127,47 +154,21 @@ class DecoderStack:
             if features is not None and (own := columns.get(index + 1)) is not None:
                 # Copied now: the layers to come add to x in place.
                 features[:, own] = normed if index + 1 == len(self._layers) else x
+        return normed, features
+
+    def keep_features(self, features: torch.Tensor | None, layout: RowLayout) -> None:
+        """Put each sequence's features [rows, feature_width] beside its keys and values."""
         if features is not None:
-            counts = [len(step.token_ids) for step in steps]
-            for cache, captured in zip(caches, torch.split(features, counts), strict=True):
+            for cache, captured in zip(layout.caches, torch.split(features, list(layout.counts)), strict=True):
                 cache.write_features(captured)
-        return normed
 
 
-def _lay_out(steps: Sequence[Step]) -> tuple[list[int], list[int] | None]:
-    """Every row's position in its text, and, where any step is a tree, what each row sees (`PagedBatch.sight`)."""
-    positions: list[int] = []
-    sight: list[int] = []
-    for step in steps:
-        start, count = step.cache.length, len(step.token_ids)
-        if step.parents is None:
-            positions += range(start, start + count)
-            sight += [-1] * count
-            continue
-        depths: list[int] = []
-        seen: list[int] = []
-        for index, parent in enumerate(step.parents):
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-            seen.append((seen[parent] if parent >= 0 else 0) | 1 << index)
-        positions += [start + depth for depth in depths]
-        sight += seen
-    return positions, sight if any(step.parents is not None for step in steps) else None
-
-
-def _extend(caches: Sequence[LlamaCache], steps: Sequence[Step], sight: list[int] | None) -> PagedBatch:
-    """Make room in every cache, or in none, and tell where its blocks are."""
-    starts = [cache.length for cache in caches]
-    try:
-        for cache, step in zip(caches, steps, strict=True):
-            cache.extend(step.token_ids)
-    except Exception:
-        for cache, start in zip(caches, starts, strict=True):
-            cache.truncate(start)
-        raise
+def _paged(layout: RowLayout) -> PagedBatch:
+    """Where the blocks are, for ops on the CPU."""
     return PagedBatch(
-        [[block.data for block in cache.blocks] for cache in caches],
-        np.array([block.address for cache in caches for block in cache.blocks], dtype=np.int64),
-        np.array(starts, dtype=np.int64),
-        np.array([len(step.token_ids) for step in steps], dtype=np.int64),
-        None if sight is None else np.array(sight, dtype=np.int64),
+        [[block.data for block in cache.blocks] for cache in layout.caches],
+        np.array([block.address for cache in layout.caches for block in cache.blocks], dtype=np.int64),
+        np.array(layout.starts, dtype=np.int64),
+        np.array(layout.counts, dtype=np.int64),
+        None if layout.sight is None else np.array(layout.sight, dtype=np.int64),
     )

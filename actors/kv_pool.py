@@ -24,14 +24,16 @@ _SLAB = 64  # blocks made at once
 class Block:
     """Memory of `BLOCK` positions: keys and values, [layers, kv_heads, 2, BLOCK * head_dim]; see `PagedBatch`.
 
-    `features` are hidden states of the same positions, [BLOCK, feature_width], or None where none are kept.
+    `features` are hidden states of the same positions, [BLOCK, feature_width], or None where none are kept. `index` is
+    the block's place in its pool's memory, where that lies in one tensor.
     """
 
-    __slots__ = ("address", "data", "features", "holders", "key")
+    __slots__ = ("address", "data", "features", "holders", "index", "key")
 
-    def __init__(self, data: torch.Tensor, features: torch.Tensor | None = None) -> None:
+    def __init__(self, data: torch.Tensor, features: torch.Tensor | None = None, index: int = -1) -> None:
         self.data = data
         self.features = features
+        self.index = index
         self.address = data.data_ptr()
         self.holders = 0
         self.key: bytes | None = None  # what it is published under
@@ -41,7 +43,12 @@ class KVPool:
     """The blocks of one model. Not thread-safe."""
 
     def __init__(
-        self, like: torch.Tensor, max_blocks: int | None = None, share: bool = False, feature_width: int = 0
+        self,
+        like: torch.Tensor,
+        max_blocks: int | None = None,
+        share: bool = False,
+        feature_width: int = 0,
+        whole: bool = False,
     ) -> None:
         """An empty pool.
 
@@ -50,6 +57,8 @@ class KVPool:
             max_blocks: Most blocks there may be; None for as many as memory holds.
             share: Whether prompts that begin alike share blocks.
             feature_width: Values kept beside each position's keys and values; 0 keeps none.
+            whole: Whether all blocks lie in one tensor, `memory`: with a bound it is made at once and stays where it
+                is; without one it is made anew, twice as large, when more blocks are needed than it has.
 
         Raises:
             ValueError: blocks are to be shared without a bound, so that none would ever be forgotten.
@@ -57,13 +66,33 @@ class KVPool:
         if share and max_blocks is None:
             raise ValueError("max_blocks: None; expected a number where blocks are shared")
         self._like = like
-        self._max_blocks = max_blocks
+        self.max_blocks = max_blocks
         self.share = share
         self.feature_width = feature_width
+        self.memory: torch.Tensor | None = None  # [blocks, *like.shape] where `whole`, once there are blocks
+        self._whole = whole
+        self._blocks: list[Block] = []  # all there are, where `whole`
         self._made = 0
         self._free: list[Block] = []
         self._published: dict[bytes, Block] = {}
         self._unused: OrderedDict[bytes, Block] = OrderedDict()  # published and held by nobody, longest unused first
+
+    def require_memory(self) -> torch.Tensor:
+        """`memory`, made now if need be.
+
+        Raises:
+            ValueError: the blocks do not lie in one tensor.
+        """
+        if self._whole and self.memory is None:
+            self._grow()
+        if self.memory is None:
+            raise ValueError("memory: the pool's blocks do not lie in one tensor; expected ops that are `whole`")
+        return self.memory
+
+    @property
+    def fixed(self) -> bool:
+        """Whether `memory` stays where it is."""
+        return self._whole and self.max_blocks is not None
 
     @property
     def held(self) -> int:
@@ -81,7 +110,7 @@ class KVPool:
         Raises:
             EngineError: all are held by sequences.
         """
-        if not self._free and (self._max_blocks is None or self._made < self._max_blocks):
+        if not self._free and (self.max_blocks is None or self._made < self.max_blocks):
             self._make()
         if self._free:
             block = self._free.pop()
@@ -131,7 +160,10 @@ class KVPool:
         return self._like.new_empty(0, self.feature_width)
 
     def _make(self) -> None:
-        count = _SLAB if self._max_blocks is None else min(_SLAB, self._max_blocks - self._made)
+        if self._whole:
+            self._grow()
+            return
+        count = _SLAB if self.max_blocks is None else min(_SLAB, self.max_blocks - self._made)
         with torch.inference_mode(False):  # written to in and outside of forwards
             slab = torch.empty((count, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
             features: Sequence[torch.Tensor | None] = [None] * count
@@ -139,6 +171,26 @@ class KVPool:
                 features = slab.new_empty(count, BLOCK, self.feature_width).unbind(0)
         self._free += [Block(*parts) for parts in zip(reversed(slab.unbind(0)), reversed(features), strict=True)]
         self._made += count
+
+    def _grow(self) -> None:
+        """Blocks in one tensor: all that there may be, or as many again."""
+        total = max(_SLAB, 2 * self._made) if self.max_blocks is None else self.max_blocks
+        with torch.inference_mode(False):
+            memory = torch.empty((total, *self._like.shape), dtype=self._like.dtype, device=self._like.device)
+            features = memory.new_empty(total, BLOCK, self.feature_width) if self.feature_width else None
+        for block in self._blocks:
+            memory[block.index].copy_(block.data)
+            block.data, block.address = memory[block.index], memory[block.index].data_ptr()
+            if features is not None and block.features is not None:
+                features[block.index].copy_(block.features)
+                block.features = features[block.index]
+        fresh = [
+            Block(memory[index], None if features is None else features[index], index)
+            for index in range(self._made, total)
+        ]
+        self._blocks += fresh
+        self._free += reversed(fresh)
+        self.memory, self._made = memory, total
 
 
 def next_key(key: bytes, tokens: Sequence[int]) -> bytes:

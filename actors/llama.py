@@ -1,7 +1,8 @@
 """A lean decoder for the Llama family: what a forward of a few tokens costs on a CPU is weights read, and little else.
 
-Embedding, the layers of a `DecoderStack`, the head on the rows that are wanted. The target engine, the early-exit
-drafter (first layers only) and the lm drafter run it; `model_loader` makes it.
+Embedding, the layers of a `DecoderStack`, the head on the rows that are wanted; on a CUDA device as recorded graphs
+(`cuda_graphs`). The target engine, the early-exit drafter (first layers only) and the lm drafter run it;
+`model_loader` makes it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import torch.nn.functional as F
 
 from paceline.actors.causal_model import Step, check_feature_layers
 from paceline.actors.checkpoint import Checkpoint
+from paceline.actors.cuda_graphs import ROWS as CUDA_ROWS
+from paceline.actors.cuda_graphs import CudaGraphs, CudaRecorder, Recorder
 from paceline.actors.decoder_stack import DecoderLayer, DecoderStack
 from paceline.actors.errors import ModelSourceError
+from paceline.actors.forward_inputs import ForwardInputs
 from paceline.actors.linear import Linear, make_linear
 from paceline.actors.llama_cache import LlamaCache
 from paceline.actors.llama_config import LlamaConfig
 from paceline.actors.model_facts import Quantization
 from paceline.actors.step_check import check_steps
+from paceline.kernels.decoder_ops import BLOCK
 
 
 class Llama:
@@ -73,6 +78,7 @@ class Llama:
             feature_layers=self.feature_layers,
         )
         self.ops, self.pool = self._stack.ops, self._stack.pool
+        self._graphs = self.new_graphs(CudaRecorder()) if self.device.type == "cuda" and self.pool.fixed else None
 
     @property
     def weight_bytes(self) -> int:
@@ -98,17 +104,35 @@ class Llama:
             EngineError: the pool has no block left.
         """
         caches, wanted = check_steps(steps, LlamaCache, self.vocab_size, self.max_positions)
-        ids = torch.tensor([token for step in steps for token in step.token_ids], device=self.device)
-        normed = self._stack.run(F.embedding(ids, self._embedding), steps, caches)
+        ids = [token for step in steps for token in step.token_ids]
         rows, first = [], 0
         for step, own in zip(steps, wanted, strict=True):
             rows += [first + row for row in own]
             first += len(step.token_ids)
+        if self._graphs is not None and self._graphs.fits(len(steps), len(ids)):
+            logits, features, layout = self._graphs.run(steps, caches, ids, rows)
+            self._stack.keep_features(features, layout)
+            return logits
+        entered = F.embedding(torch.tensor(ids).to(self.device, non_blocking=True), self._embedding)
+        normed = self._stack.run(entered, steps, caches)
         if not rows:
             return normed.new_empty(0, self.vocab_size)
         if len(rows) < len(ids):
-            normed = normed[torch.tensor(rows, dtype=torch.int64, device=self.device)]
+            normed = normed[torch.tensor(rows).to(self.device, non_blocking=True)]
         return self._head(normed)
+
+    def new_graphs(self, record: Recorder) -> CudaGraphs:
+        """Graphs of this model's forwards, none recorded yet; its pool must be `fixed`."""
+        blocks = min(self.pool.max_blocks or 0, -(-self.max_positions // BLOCK))
+        with torch.inference_mode():
+            logits = torch.empty(CUDA_ROWS[-1], self.vocab_size, dtype=self.dtype, device=self.device)
+        return CudaGraphs(self._on_device, self.device, logits, blocks, record)
+
+    def _on_device(self, inputs: ForwardInputs, wanted: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A forward's work between its inputs and its logits; see `cuda_graphs`."""
+        x = F.embedding(inputs.ids, self._embedding)
+        normed, features = self._stack.compute(x, inputs.positions, inputs.batch(self.pool.require_memory()))
+        return self._head(normed[inputs.wanted[:wanted]]), features
 
 
 def _read_layer(checkpoint: Checkpoint, config: LlamaConfig, index: int, quantization: Quantization) -> DecoderLayer:

@@ -14,6 +14,7 @@ import torch
 from paceline.actors.causal_model import NO_FEATURES, check_feature_range
 from paceline.actors.kv_pool import Block, KVPool, next_key
 from paceline.kernels.decoder_ops import BLOCK
+from paceline.kernels.kv_compaction import compact_kv
 
 
 class LlamaCache:
@@ -93,9 +94,12 @@ class LlamaCache:
         held = self.length - start
         if start < 0 or list(rows) != sorted(set(rows)) or (rows and not 0 <= rows[0] <= rows[-1] < held):
             raise ValueError(f"rows: {list(rows)} from position {start} on; expected ascending ones below {held}")
-        for to, row in enumerate(rows):
-            if to != row:
-                self._move(start + row, start + to)
+        moves = [(start + row, start + to) for to, row in enumerate(rows) if to != row]
+        if moves and self._pool.memory is not None:
+            self._move_together(moves, self._pool.memory)
+        else:
+            for source, target in moves:
+                self._move(source, target)
         self._tokens[start:] = [self._tokens[start + row] for row in rows]
         self.truncate(start + len(rows))
 
@@ -121,15 +125,27 @@ class LlamaCache:
         ]
         return torch.cat(parts) if parts else self._pool.no_features()
 
+    def _move_together(self, moves: Sequence[tuple[int, int]], memory: torch.Tensor) -> None:
+        """All moves at once, where the blocks lie in one tensor."""
+        slots = [[self.blocks[at // BLOCK].index * BLOCK + at % BLOCK for at in move] for move in moves]
+        sources, targets = torch.tensor(slots).t().contiguous()
+        compact_kv(memory, sources[None], targets[None])
+        if self._pool.feature_width:
+            for source, to in moves:
+                self._move_features(source, to)
+
     def _move(self, source: int, to: int) -> None:
-        before, after = self.blocks[source // BLOCK], self.blocks[to // BLOCK]
-        if before.features is not None and after.features is not None:
-            after.features[to % BLOCK] = before.features[source % BLOCK]
-        old, new = before.data, after.data
+        self._move_features(source, to)
+        old, new = self.blocks[source // BLOCK].data, self.blocks[to // BLOCK].data
         keys = (*old.shape[:2], -1, BLOCK)
         new[:, :, 0].view(keys)[..., to % BLOCK] = old[:, :, 0].view(keys)[..., source % BLOCK]
         values = (*old.shape[:2], BLOCK, -1)
         new[:, :, 1].view(values)[:, :, to % BLOCK] = old[:, :, 1].view(values)[:, :, source % BLOCK]
+
+    def _move_features(self, source: int, to: int) -> None:
+        before, after = self.blocks[source // BLOCK].features, self.blocks[to // BLOCK].features
+        if before is not None and after is not None:
+            after[to % BLOCK] = before[source % BLOCK]
 
 
 def _copy(source: Block, to: Block) -> None:

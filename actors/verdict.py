@@ -3,11 +3,14 @@
 Greedy and seeded sequences are verified by exact match: the target's own choice at every position is settled by the
 logits (and, seeded, by noise that is a function of seed and position), and drafts are kept while they agree with it.
 Other sampled sequences use rejection sampling, which accepts more often and gives exactly the target's law.
+
+All work on the logits' device is enqueued before any of it is read, and read by one copy: the host waits once a round, and once
+more for each sequence whose request asks for log-probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 
@@ -19,6 +22,7 @@ from paceline.actors.logprobs import read_logprobs
 from paceline.actors.messages import Draft, Laws
 from paceline.actors.sequence import Sequence
 from paceline.kernels.law import likeliest, position_noise, race, sampling_law, top_width
+from paceline.kernels.read_back import read_back
 from paceline.kernels.verification import verify_chains
 
 LAW_WIDTH = 64  # ids of the target's law that drafters score against; what is cut off can only lower a score
@@ -32,6 +36,10 @@ class Verdict:
     tokens: list[int]  # accepted + 1
     laws: Laws | None
     logprobs: tuple[TokenLogprobs, ...] = ()  # of each token, where the request asks for them
+
+
+# What was enqueued for some sequences: the tensors to be read back, and what makes verdicts of them on the host.
+_Enqueued = tuple[list[torch.Tensor], Callable[[list[torch.Tensor]], list[Verdict]]]
 
 
 def judge(
@@ -52,18 +60,21 @@ def judge(
     for length in lengths:
         starts.append(starts[-1] + length + 1)
     own, logits = logits, process_logits(batch, drafts, logits, lengths)
-    verdicts: dict[int, Verdict] = {}
     groups: tuple[list[int], list[int]] = ([], [])
     for index, sequence in enumerate(batch):
         groups[sequence.sampling.point_mass].append(index)
+    enqueued: list[tuple[list[int], _Enqueued]] = []
     for members, verify in zip(groups, (_by_rejection, _by_match), strict=True):
         if members:
             whole = len(members) == len(batch)
             rows = logits if whole else torch.cat([logits[starts[i] : starts[i] + lengths[i] + 1] for i in members])
             chosen = [batch[i] for i in members]
             proposals = [drafts.get(sequence.seq) for sequence in chosen]
-            results = verify(chosen, proposals, rows, [lengths[i] for i in members])
-            verdicts.update(zip(members, results, strict=True))
+            enqueued.append((members, verify(chosen, proposals, rows, [lengths[i] for i in members])))
+    read = iter(read_back([tensor for _, (tensors, _) in enqueued for tensor in tensors]))
+    verdicts: dict[int, Verdict] = {}
+    for members, (tensors, conclude) in enqueued:
+        verdicts.update(zip(members, conclude([next(read) for _ in tensors]), strict=True))
     for index, sequence in enumerate(batch):
         if (top := sequence.generation.logprobs) is not None:
             rows, verdict = own[starts[index] : starts[index + 1]], verdicts[index]
@@ -71,31 +82,34 @@ def judge(
     return [verdicts[index] for index in range(len(batch))]
 
 
-def _by_match(
-    batch: list[Sequence], drafts: list[Draft | None], logits: torch.Tensor, lengths: list[int]
-) -> list[Verdict]:
+def _by_match(batch: list[Sequence], drafts: list[Draft | None], logits: torch.Tensor, lengths: list[int]) -> _Enqueued:
     choice = likeliest(logits)  # [rows]
-    laws: list[Laws | None] = []
+    sparse: list[torch.Tensor] = []
     row = 0
     for sequence, length in zip(batch, lengths, strict=True):
         rows = slice(row, row + length + 1)
         row += length + 1
         seed = sequence.sampling.seed
         if sequence.sampling.greedy or seed is None:
-            laws.append(None)
             continue
         p = _law([sequence], logits[rows], [length])
         first = len(sequence.tokens)
-        noise = torch.stack([position_noise(seed, first + i, p.shape[1]) for i in range(length + 1)]).to(p.device)
+        places = range(first, first + length + 1)
+        noise = torch.stack([position_noise(seed, place, p.shape[1], p.device) for place in places])
         choice[rows] = race(p, noise)
-        laws.append(_sparse(p))
-    own = choice.tolist()  # the one read-back: what follows is a few comparisons
-    verdicts, row = [], 0
-    for draft, length, law in zip(drafts, lengths, laws, strict=True):
-        accepted = leading_matches(draft.tokens if draft else (), own[row : row + length + 1])
-        verdicts.append(Verdict(accepted, own[row : row + accepted + 1], law))
-        row += length + 1
-    return verdicts
+        sparse += _sparse(p)
+
+    def conclude(read: list[torch.Tensor]) -> list[Verdict]:
+        own, laws = read[0].tolist(), iter(read[1:])  # what follows is a few comparisons
+        verdicts, row = [], 0
+        for sequence, draft, length in zip(batch, drafts, lengths, strict=True):
+            accepted = leading_matches(draft.tokens if draft else (), own[row : row + length + 1])
+            law = None if sequence.sampling.greedy else Laws(next(laws).numpy(), next(laws).numpy())
+            verdicts.append(Verdict(accepted, own[row : row + accepted + 1], law))
+            row += length + 1
+        return verdicts
+
+    return [choice, *sparse], conclude
 
 
 def leading_matches(draft: Items[int], own: Items[int]) -> int:
@@ -105,31 +119,28 @@ def leading_matches(draft: Items[int], own: Items[int]) -> int:
 
 def _by_rejection(
     batch: list[Sequence], drafts: list[Draft | None], logits: torch.Tensor, lengths: list[int]
-) -> list[Verdict]:
+) -> _Enqueued:
     p = _law(batch, logits, lengths)
-    device, vocab = p.device, p.shape[1]
-    ids = torch.tensor([t for draft in drafts if draft for t in draft.tokens], dtype=torch.int64, device=device)
-    q_ids, q_probs = _proposal_laws(drafts, ids)
+    vocab = p.shape[1]
+    ids = torch.tensor([t for draft in drafts if draft for t in draft.tokens], dtype=torch.int64)
     accept = [torch.rand(length, generator=s.noise) for s, length in zip(batch, lengths, strict=True)]
     # A key from the sequence's own generator, expanded: five times faster than drawing the noise, and finer near 0.
     keys = [int(torch.randint(1 << 62, (1,), generator=s.noise)) for s in batch]
-    sample = [position_noise(key, len(s.tokens), vocab) for key, s in zip(keys, batch, strict=True)]
-    accepted, nexts = verify_chains(
-        p,
-        ids,
-        q_ids.to(device),
-        q_probs.to(device),
-        torch.tensor(lengths, device=device),
-        torch.cat(accept).to(device),
-        torch.stack(sample).to(device),
-    )
-    sparse = _sparse(p)
-    laws: list[Laws | None] = []
-    row = 0
-    for length in lengths:
-        laws.append(Laws(sparse.ids[row : row + length + 1], sparse.probs[row : row + length + 1]))
-        row += length + 1
-    return _verdicts(drafts, accepted, nexts, laws)
+    sample = [position_noise(key, len(s.tokens), vocab, p.device) for key, s in zip(keys, batch, strict=True)]
+    # The drafts' operands stay on the CPU, where they can be checked without waiting.
+    proposed = (ids, *_proposal_laws(drafts, ids), torch.tensor(lengths), torch.cat(accept))
+    accepted, nexts = verify_chains(p, *proposed, torch.stack(sample))
+
+    def conclude(read: list[torch.Tensor]) -> list[Verdict]:
+        law_ids, law_probs = read[2].numpy(), read[3].numpy()
+        verdicts, row = [], 0
+        for draft, count, token, length in zip(drafts, read[0].tolist(), read[1].tolist(), lengths, strict=True):
+            law = Laws(law_ids[row : row + length + 1], law_probs[row : row + length + 1])
+            verdicts.append(Verdict(count, [*(draft.tokens[:count] if draft else []), token], law))
+            row += length + 1
+        return verdicts
+
+    return [accepted, nexts, *_sparse(p)], conclude
 
 
 def _law(batch: list[Sequence], logits: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -137,8 +148,7 @@ def _law(batch: list[Sequence], logits: torch.Tensor, lengths: list[int]) -> tor
     temperature = torch.tensor([s.sampling.temperature for s in batch]).repeat_interleave(repeats)
     top_k = torch.tensor([s.sampling.top_k for s in batch]).repeat_interleave(repeats)
     top_p = torch.tensor([s.sampling.top_p for s in batch]).repeat_interleave(repeats)
-    device = logits.device
-    return sampling_law(logits, temperature.to(device), top_k.to(device), top_p.to(device))
+    return sampling_law(logits, temperature, top_k, top_p)  # looked at on the CPU, where nobody waits
 
 
 def _proposal_laws(drafts: list[Draft | None], ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,16 +176,5 @@ def _proposal_laws(drafts: list[Draft | None], ids: torch.Tensor) -> tuple[torch
     return q_ids, q_probs
 
 
-def _sparse(p: torch.Tensor) -> Laws:
-    ids, probs = top_width(p, min(LAW_WIDTH, p.shape[1]), renormalise=False)
-    return Laws(ids.cpu().numpy(), probs.cpu().numpy())
-
-
-def _verdicts(
-    drafts: list[Draft | None], accepted: torch.Tensor, nexts: torch.Tensor, laws: list[Laws | None]
-) -> list[Verdict]:
-    counts, last = accepted.tolist(), nexts.tolist()
-    return [
-        Verdict(count, [*(draft.tokens[:count] if draft else []), token], law)
-        for draft, count, token, law in zip(drafts, counts, last, laws, strict=True)
-    ]
+def _sparse(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return top_width(p, min(LAW_WIDTH, p.shape[1]), renormalise=False)

@@ -189,6 +189,7 @@ class NumbaOps:
     """`DecoderOps` for float32 and bfloat16 on a CPU; head_dim a multiple of `LANES`."""
 
     name = "numba"
+    whole = False
 
     def __init__(self, reason: str, dtype: torch.dtype) -> None:
         self.reason = reason

@@ -1,4 +1,5 @@
-"""What a decoder does between its multiplications, and who does it: torch anywhere, numba's compiled twin on a CPU.
+"""What a decoder does between its multiplications, and who does it: torch anywhere, numba's compiled twin on a CPU,
+Triton's on a GPU.
 
 A forward of a few tokens on a CPU spends as long in small operators as in its weights. So a layer is four
 multiplications and four calls of these ops: attention with rotation and cache, two additions with norm, one gate.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +22,17 @@ BLOCK = 16  # positions of a block of keys and values
 LANES = 16  # floats of a vector in the compiled twin: head_dim must be a multiple
 
 Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTables:
+    """Where a batch's rows and blocks are, for ops that read it on the device; `paged_attention` says more."""
+
+    memory: torch.Tensor  # [blocks, layers, kv_heads, 2, BLOCK * head_dim]: all blocks there are
+    tables: torch.Tensor  # [sequences, width] int64: each sequence's blocks, by their place in `memory`
+    starts: torch.Tensor  # [sequences] int64 positions that the cache held before
+    counts: torch.Tensor  # [sequences] int64 rows of this forward; 0 pads
+    sight: torch.Tensor | None  # [rows] int64, as `PagedBatch.sight`
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +48,15 @@ class PagedBatch:
     starts: Int64s  # [sequences] positions that the cache held before
     counts: Int64s  # [sequences] rows of this forward
     sight: Int64s | None  # [rows] bit j: sees row j of its own sequence; -1, or None: all rows up to itself
+    tables: BlockTables | None = None  # instead of the blocks, where they lie in one tensor (`whole`)
 
 
 class DecoderOps(Protocol):
-    """The ops of one decoder. `reason` says why it was these."""
+    """The ops of one decoder. `reason` says why it was these, `whole` whether they want all blocks in one tensor."""
 
     name: str
     reason: str
+    whole: bool
 
     def add_rms_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
@@ -92,6 +107,14 @@ def decoder_ops(device: torch.device, dtype: torch.dtype, head_dim: int) -> Deco
     """The fastest ops for a decoder."""
     from paceline.kernels.decoder_torch import TorchOps  # each twin imports this module
 
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return TorchOps(f"the model is on {device}, and Triton is not installed: run `pip install 'triton>=3.6'`")
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return TorchOps(f"{dtype} on {device}")
+        from paceline.kernels.decoder_triton import TritonOps
+
+        return TritonOps(f"the model is on {device}")
     if device.type != "cpu":
         return TorchOps(f"the model is on {device}")
     if dtype not in (torch.float32, torch.bfloat16):

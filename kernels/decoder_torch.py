@@ -16,6 +16,7 @@ class TorchOps:
     """`DecoderOps` on any device and dtype."""
 
     name = "torch"
+    whole = False
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

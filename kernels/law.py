@@ -1,8 +1,9 @@
 """The law a token is drawn from, and drawing from it.
 
 `sampling_law` turns logits into probabilities by the request's temperature, top-k and top-p, for targets and drafters
-alike (on a CUDA device its Triton twin does); `top_width` truncates a law to what travels on the wire; `position_noise` and `race` draw. The one idea: a draw
-is the race of exponential clocks, argmax p(x) / e(x) with e(x) ~ Exp(1), which picks x with probability p(x) exactly.
+alike (a Triton twin does on a CUDA device); `top_width` truncates a law to what travels on the wire; `position_noise`
+and `race` draw. The one idea: a draw is the race of exponential clocks, argmax p(x) / e(x) with e(x) ~ Exp(1), which
+picks x with probability p(x) exactly.
 It needs no sums, so implementations agree on the id, and a seed can fix the noise of every position for good.
 Everything here breaks ties towards the lowest id.
 """
@@ -23,6 +24,7 @@ _WINDOWS = (64, 1024)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_STEPS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # of SplitMix64's output function: shift, then multiply
 
 
 def sampling_law(
@@ -124,19 +126,21 @@ def top_width(p: torch.Tensor, width: int, renormalise: bool) -> tuple[torch.Ten
     return kept, probs
 
 
-def position_noise(seed: int, position: int, vocab_size: int) -> torch.Tensor:
+def position_noise(seed: int, position: int, vocab_size: int, device: torch.device | None = None) -> torch.Tensor:
     """Exponential(1) noise for one position of a seeded request: a function of (seed, position) and nothing else.
 
     SplitMix64 (Steele, Lea, Flood 2014) over the token ids, keyed by a mix of both numbers. 52 bits per value, so that
-    the noise resolves down to 1e-16: improbable tokens keep their share.
+    the noise resolves down to 1e-16: improbable tokens keep their share. On every device it is made of the same bits;
+    logarithms may differ in their last place.
 
     Args:
         seed: Any integer; taken modulo 2**64.
         position: Position of the token, counted from the start of the prompt.
         vocab_size: Tokens in the vocabulary.
+        device: Where it is made; None for the CPU.
 
     Returns:
-        [vocab_size] float32 on the CPU, every value positive.
+        [vocab_size] float32 on `device`, every value positive.
 
     Raises:
         ValueError: `position` is negative.
@@ -144,14 +148,27 @@ def position_noise(seed: int, position: int, vocab_size: int) -> torch.Tensor:
     if position < 0:
         raise ValueError(f"position: expected at least 0, got {position}")
     key = _mixed(_mixed(seed) + position * _GOLDEN)
+    if device is not None and device.type != "cpu":
+        return _noise_torch(key, vocab_size, device)
     bits = _counters(vocab_size) + np.uint64(key)  # wraps, as meant
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+    for shift, factor in _STEPS:
         bits ^= bits >> np.uint64(shift)
         bits *= np.uint64(factor)
     bits ^= bits >> np.uint64(31)
     # Half a step inside both ends: the logarithm is finite and never 0.
     uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return torch.from_numpy((-np.log(uniform)).astype(np.float32))
+
+
+def _noise_torch(key: int, vocab_size: int, device: torch.device) -> torch.Tensor:
+    """The same in torch, whose integers of 64 bits are signed: what is shifted in from the left is masked."""
+    bits = torch.arange(vocab_size, device=device) * _signed(_GOLDEN) + _signed(key)
+    for shift, factor in _STEPS:
+        bits ^= (bits >> shift) & (_MASK >> shift)
+        bits *= _signed(factor)
+    bits ^= (bits >> 31) & (_MASK >> 31)
+    uniform = (((bits >> 12) & (_MASK >> 12)).double() + 0.5) * 2.0**-52
+    return -uniform.log().float()
 
 
 def race(p: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -176,8 +193,11 @@ def _ranked(p: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `width` largest values of each row and their ids, equal values by rising id.
 
     Which of equal values `topk` finds, and in what order, is its own affair: rows that it cuts between equals are
-    sorted whole, and the others' few slots are put in order afterwards.
+    sorted whole, and the others' few slots are put in order afterwards. On a device that would wait for the host, keys
+    of which no two are equal are ranked instead.
     """
+    if p.device.type != "cpu":
+        return ranked_by_key(p, width)
     values, ids = p.topk(min(width + 1, p.shape[1]), dim=-1)
     cut_between_equals = (values[:, width - 1 : width] == values[:, width:]) & (values[:, width:] > 0)
     split = cut_between_equals.any(dim=-1).nonzero().squeeze(-1)
@@ -188,6 +208,16 @@ def _ranked(p: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids, by_id = ids.sort(dim=-1)
     values, by_value = values.gather(1, by_id).sort(dim=-1, descending=True, stable=True)
     return values, ids.gather(1, by_value)
+
+
+def ranked_by_key(p: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same without waiting: 64-bit keys of the value's bits (not negative, so in its order), then of the id."""
+    last = p.shape[1] - 1
+    ids = torch.arange(p.shape[1], device=p.device)
+    keys = (p.contiguous().view(torch.int32).long() << 32) + (last - ids)
+    top = keys.topk(width, dim=-1).values  # in falling order
+    found = last - (top & 0xFFFFFFFF)
+    return p.gather(1, found), found
 
 
 def _check_parameters(
@@ -261,9 +291,14 @@ def _cut(
 def _mixed(number: int) -> int:
     """SplitMix64's output function: every bit of the result depends on every bit of the number."""
     number = (number + _GOLDEN) & _MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+    for shift, factor in _STEPS:
+        number = ((number ^ (number >> shift)) * factor) & _MASK
     return number ^ (number >> 31)
+
+
+def _signed(number: int) -> int:
+    """The signed integer with the same 64 bits."""
+    return number - (1 << 64) if number >> 63 else number
 
 
 @lru_cache(maxsize=4)

@@ -39,7 +39,8 @@ def verify_chains(
 
     Args:
         p: [drafts + batch, vocab] float32, rows summing to 1: the target's law at each row.
-        draft_ids: [drafts] int64.
+        draft_ids: [drafts] int64. All operands but p and `sample_noise` may lie on the CPU: their values are then
+            checked there, and nothing waits for p's device.
         q_ids: [drafts, width] int32 or int64; -1 in unused slots. An id that is repeated counts with its sum.
         q_probs: [drafts, width] float32; a point mass is width 1 and probability 1.
         lengths: [batch] int64, drafts per sequence; 0 decodes plainly.
@@ -56,12 +57,12 @@ def verify_chains(
     """
     rule = _check_layout(p.shape[0], draft_ids, lengths)
     device, drafts = draft_ids.device, draft_ids.shape[0]
-    check_operand("p", p, FLOATS, (None, None), device)
+    check_operand("p", p, FLOATS, (None, None), device if device.type != "cpu" else p.device)
     vocab = p.shape[1]
     check_operand("q_ids", q_ids, IDS, (drafts, None), device)
     check_operand("q_probs", q_probs, FLOATS, q_ids.shape, device)
     check_operand("accept_noise", accept_noise, FLOATS, (drafts,), device)
-    check_operand("sample_noise", sample_noise, FLOATS, (lengths.shape[0], vocab), device)
+    check_operand("sample_noise", sample_noise, FLOATS, (lengths.shape[0], vocab), p.device)
     in_vocab = (draft_ids >= 0) & (draft_ids < vocab)
     own = _own_probability(draft_ids, q_ids, q_probs)
     check_rules(
@@ -74,7 +75,8 @@ def verify_chains(
     )
     twin = triton_twin("verification", p)
     verify = twin.verify_chains_triton if twin else verify_chains_torch
-    verified: Verified = verify(p, draft_ids, q_ids, q_probs, lengths, accept_noise, sample_noise)
+    operands = (draft_ids, q_ids, q_probs, lengths, accept_noise)
+    verified: Verified = verify(p, *(part.to(p.device, non_blocking=True) for part in operands), sample_noise)
     return verified
 
 

@@ -140,6 +140,27 @@ def test_top_width_agrees_with_a_full_sort(grain: float) -> None:
     assert torch.equal(ids.long(), order.indices[:, :64])
 
 
+@pytest.mark.parametrize("grain", [0.0, 0.5, 5.0])
+def test_ranking_by_keys_is_the_same_ranking(grain: float) -> None:
+    """What a device does, where splitting rows by whether they are cut between equals would wait for the host."""
+    logits = torch.randn(16, 501, generator=torch.Generator().manual_seed(3)) * 3
+    p = ((logits / grain).round() * grain if grain else logits).softmax(-1)
+    p[:, ::3] = 0.0
+    order = p.sort(descending=True, stable=True)
+    values, ids = law.ranked_by_key(p, 64)
+    assert torch.equal(values, order.values[:, :64])
+    assert torch.equal(ids, order.indices[:, :64])
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**63, 2**64 - 1, 0x123456789ABCDEF])
+def test_the_devices_noise_is_made_of_the_same_bits(key: int) -> None:
+    """torch's signed integers must wrap and shift as unsigned ones; a wrong bit moves a value by far more than this."""
+    place = key >> 1 & 0xFFFF
+    on_cpu = position_noise(key, place, 5000)
+    own = law._noise_torch(law._mixed(law._mixed(key) + place * law._GOLDEN), 5000, torch.device("cpu"))
+    torch.testing.assert_close(own, on_cpu, rtol=3e-7, atol=0)
+
+
 def test_position_noise_is_a_function_of_seed_and_position() -> None:
     again = position_noise(7, 3, 1000)
     assert torch.equal(position_noise(7, 3, 1000), again)
