@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ray", "torch", "transformers", "grpcio", "numpy")
+PACKAGES = ("ray", "torch", "triton", "transformers", "grpcio", "numpy")
 
 
 def provenance() -> dict[str, Any]:
@@ -18,11 +18,19 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "argv": sys.argv[1:],
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, which the GPU benchmark does without Ray."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:
