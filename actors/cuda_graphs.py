@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -56,7 +58,8 @@ class CudaGraphs:
         self._width = width
         self._record = record
         self._recorded: dict[tuple[int, int, int], _Recorded] = {}
-        self._copied = torch.cuda.Event() if device.type == "cuda" else None
+        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     @property
     def buckets(self) -> list[tuple[int, int, int]]:
@@ -91,18 +94,19 @@ class CudaGraphs:
         rows = _at_least(ROWS, max(len(ids), sequences))
         # A prompt wants its last row alone, a draft every row.
         key = (sequences, rows, sequences if len(wanted) <= sequences else rows)
-        graph = self._recorded.get(key)
-        if graph is None:
-            graph = self._recorded[key] = self._new(*key)
-        if self._copied is not None:
-            self._copied.synchronize()  # the last copy from the host's memory; long over, but for a round of prompts
-        used = graph.host.fill(layout, ids, wanted)
-        graph.device.buffer[:used].copy_(graph.host.buffer[:used], non_blocking=True)
-        if self._copied is not None:
-            self._copied.record()
-        graph.replay()
-        features = graph.features[0]
-        return self._logits[: len(wanted)].clone(), None if features is None else features[: len(ids)], layout
+        with self._on_device:
+            graph = self._recorded.get(key)
+            if graph is None:
+                graph = self._recorded[key] = self._new(*key)
+            if self._copied is not None:
+                self._copied.synchronize()  # the last copy from the host's memory; over, but for a round of prompts
+            used = graph.host.fill(layout, ids, wanted)
+            graph.device.buffer[:used].copy_(graph.host.buffer[:used], non_blocking=True)
+            if self._copied is not None:
+                self._copied.record()
+            graph.replay()
+            features = graph.features[0]
+            return self._logits[: len(wanted)].clone(), None if features is None else features[: len(ids)], layout
 
     def _new(self, sequences: int, rows: int, wanted: int) -> _Recorded:
         size = ForwardInputs.size(sequences, rows, self._width)
@@ -127,7 +131,7 @@ class CudaRecorder:
 
     def __call__(self, work: Callable[[], None]) -> Replay:
         """Run work, which compiles what it needs, then record it."""
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             work()

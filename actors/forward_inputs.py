@@ -41,8 +41,9 @@ class ForwardInputs:
     @classmethod
     def of(cls, buffer: torch.Tensor, sequences: int, rows: int, width: int) -> ForwardInputs:
         """Name the parts of a tensor of `size` integers."""
-        parts = buffer.split([rows] * 4 + [sequences] * 2 + [sequences * width])
-        return cls(buffer, *parts[:6], parts[6].view(sequences, width))
+        sizes = [rows] * 4 + [sequences] * 2 + [sequences * width]
+        ids, positions, sight, wanted, starts, counts, tables = torch.split(buffer, sizes)
+        return cls(buffer, ids, positions, sight, wanted, starts, counts, tables.view(sequences, width))
 
     def fill(self, layout: RowLayout, ids: Sequence[int], wanted: Sequence[int]) -> int:
         """Write what a forward is about; on the CPU. Returns how many integers from the first on are of interest."""

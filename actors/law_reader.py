@@ -45,12 +45,11 @@ class LawReader:
                 laws[row] = Law(token, probability)
         if drawn:
             chosen = [samplings[row] for row in drawn]
-            device = logits.device
             p = sampling_law(
                 logits if not points else logits[drawn],
-                torch.tensor([s.temperature for s in chosen], device=device),
-                torch.tensor([s.top_k for s in chosen], device=device),
-                torch.tensor([s.top_p for s in chosen], device=device),
+                torch.tensor([s.temperature for s in chosen]),
+                torch.tensor([s.top_k for s in chosen]),
+                torch.tensor([s.top_p for s in chosen]),
             )
             columns, probs = (tensor.cpu().numpy() for tensor in top_width(p, self._width, renormalise=True))
             ids = np.where(columns >= 0, self._named(columns), -1).astype(np.int32)

@@ -50,7 +50,7 @@ def silu_mul_kernel(gate_up, out, width, block: tl.constexpr):
     tl.store(out + row * width + lane, (gate * sigmoid * up).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "sequences"])
 def rotate_and_write_kernel(
     qkv,
     cos,

@@ -14,7 +14,7 @@ import triton.language as tl
 from paceline.kernels.decoder_ops import BLOCK
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["moves"])
 def compaction_kernel(
     memory, sources, targets, slots, moves, layers, kv_heads, dim,
     block: tl.constexpr, move_lanes: tl.constexpr, dims: tl.constexpr,

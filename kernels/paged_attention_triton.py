@@ -36,7 +36,8 @@ def locate(counts, sequences, item, per_item, lanes: tl.constexpr):
     return tl.minimum(sequence, sequences), first_row, place
 
 
-@triton.jit
+# What changes from forward to forward is not compiled in: a size of 1 or of 16 would be a kernel of its own.
+@triton.jit(do_not_specialize=["width", "sequences", "rows", "per_tile", "shares"])
 def attention_kernel(
     q,
     blocks,
@@ -96,11 +97,16 @@ def attention_kernel(
         for begin in range(first, last, positions):
             position = begin + tl.arange(0, positions)
             there = position < last
-            entry = tl.load(tables + sequence * width + position // block, mask=there, other=0)
+            held = there
+            if not exact:
+                # Keys are read by whole blocks, wide, whatever unused slots hold: a score of those is not looked at.
+                held = position // block * block < last
+            entry = tl.load(tables + sequence * width + position // block, mask=held, other=0)
+            entry = tl.max_constancy(entry, block)
             base = blocks + entry * block_stride + head * 2 * block * dim
             slot = position % block
             keys = tl.load(
-                base[None, :] + d[:, None] * block + slot[None, :], mask=there[None, :] & (d < dim)[:, None], other=0.0
+                base[None, :] + d[:, None] * block + slot[None, :], mask=held[None, :] & (d < dim)[:, None], other=0.0
             )  # [dims, positions]
             if exact:
                 scores = tl.dot(queries.to(tl.float32), keys.to(tl.float32), input_precision="tf32x3") * scale
@@ -140,7 +146,7 @@ def attention_kernel(
             tl.store(out + target[:, None] * dim + d[None, :], result.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "shares"])
 def join_kernel(sums, tops, totals, out, rows, heads, dim, shares, share_lanes: tl.constexpr, dims: tl.constexpr):
     """One row and head: its shares' sums, each scaled to the largest score of all."""
     target = tl.program_id(0).to(tl.int64)

@@ -29,6 +29,6 @@ def pack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """What `pack` packed, where `packed` is, in the shapes and dtypes of `like`."""
-    parts = packed.split([tensor.nbytes for tensor in like])
+    parts = torch.split(packed, [tensor.nbytes for tensor in like])
     # Copied, since a view of a wider dtype has to begin at a multiple of its size.
     return [part.clone().view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]

@@ -75,8 +75,9 @@ def verify_chains(
     )
     twin = triton_twin("verification", p)
     verify = twin.verify_chains_triton if twin else verify_chains_torch
-    operands = (draft_ids, q_ids, q_probs, lengths, accept_noise)
-    verified: Verified = verify(p, *(part.to(p.device, non_blocking=True) for part in operands), sample_noise)
+    given = (draft_ids, q_ids, q_probs, lengths, accept_noise)
+    operands = (p, *(part.to(p.device, non_blocking=True) for part in given), sample_noise)
+    verified: Verified = verify(*operands)
     return verified
 
 
