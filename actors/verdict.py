@@ -4,8 +4,8 @@ Greedy and seeded sequences are verified by exact match: the target's own choice
 logits (and, seeded, by noise that is a function of seed and position), and drafts are kept while they agree with it.
 Other sampled sequences use rejection sampling, which accepts more often and gives exactly the target's law.
 
-All work on the logits' device is enqueued before any of it is read, and read by one copy: the host waits once a round, and once
-more for each sequence whose request asks for log-probabilities.
+All work on the logits' device is enqueued before any of it is read, and read by one copy: the host waits once a round.
+Penalties, biases and log-probabilities, where a request asks for them, cost further waits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The decoder's ops in Triton beside `TorchOps`, in the regimes of `test_decoder_ops`, which says what each catches.
 
 Here the blocks lie in one tensor, in another order than the tables', and rows that pad follow the last sequence: they
-must write nothing.
+must write nothing. (The interpreter cuts numbers down to bfloat16 where a GPU rounds them: hence a unit more of
+tolerance.)
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def test_add_rms_norm(rows: int, width: int, dtype: str) -> None:
             stream, None if added is None else added.to(DEVICE), weight.to(DEVICE), 1e-5
         )
         theirs = REFERENCE.add_rms_norm(x, added, weight, 1e-5)
-        torch.testing.assert_close(ours.cpu(), theirs, atol=0, rtol=2e-6 if dtype == "float32" else 2**-7)
+        torch.testing.assert_close(ours.cpu(), theirs, atol=0, rtol=2e-6 if dtype == "float32" else 2**-6)
         torch.testing.assert_close(stream.cpu(), x, atol=0, rtol=0 if dtype == "float32" else 2**-7)
 
 
