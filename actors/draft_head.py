@@ -120,7 +120,8 @@ class DraftHead:
             States [slots, width], each to be fed to the slot after it, and logits [slots, draft_vocab], whose columns
             `vocabulary` names; steps one after another.
         """
-        ids = torch.tensor([token for step in steps for token in step.token_ids], device=self._ones.device)
+        ids = torch.tensor([token for step in steps for token in step.token_ids])
+        ids = ids.to(self._ones.device, non_blocking=True)
         given = steps[0].states if len(steps) == 1 else torch.cat([step.states for step in steps])
         width = self.config.width
         pairs = torch.stack((F.embedding(ids, self._embedding), given), dim=1).view(-1, width)
