@@ -1,7 +1,7 @@
 """What does a GPU make of it? Kernels, an 8B-shaped target's forwards and rounds, and SmolLM2 beside transformers.
 
 One command; no Ray and no installation: torch, triton, transformers, grpcio and protobuf are enough, and paceline is
-taken from the folder beside this one where it is not installed.
+taken from the folders beside this one.
 
     python benchmarks/bench_gpu.py --model SMOLLM2_FOLDER --head zoo/generalist --out gpu.json
     python benchmarks/bench_gpu.py --dry-run        # everything at toy size on a CPU, Triton interpreted: no figures
@@ -26,7 +26,7 @@ SECTIONS = ("kernels", "steps", "rounds", "texts")
 
 
 def make_importable(links: Path) -> None:
-    """Let `import paceline` find the folders beside this one, unless it is installed.
+    """Let `import paceline` find the folders beside this one, also where another version is installed.
 
     Raises:
         SystemExit: a package that the engine needs is missing.
@@ -37,8 +37,6 @@ def make_importable(links: Path) -> None:
     if missing:
         needed = "pip install torch triton transformers grpcio protobuf"
         sys.exit(f"bench_gpu: {', '.join(missing)}: not installed; run `{needed}`")
-    if _present("paceline.actors"):
-        return
     package = links / "paceline"
     package.mkdir()
     for folder in ("actors", "kernels", "protos"):

@@ -1,5 +1,5 @@
-"""The forward that a GPU runs: Triton's ops, blocks in one tensor, inputs in buckets. Here in Triton's interpreter, and
-with work that repeats itself where a CUDA graph would be replayed; tests marked `gpu` compare the graphs themselves.
+"""The forward that a GPU runs: Triton's ops, blocks in one tensor, inputs in buckets. Without a GPU in Triton's
+interpreter, and with work that repeats itself where a CUDA graph would be replayed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def load(folder: Path, **options: object) -> Llama:
     return model
 
 
-def interpreted(folder: Path, patch: pytest.MonkeyPatch, graphs: bool, **options: object) -> Llama:
-    """A model as on a GPU, but on the CPU."""
+def on_gpu(folder: Path, patch: pytest.MonkeyPatch, graphs: bool, **options: object) -> Llama:
+    """A model on the GPU where there is one, else as it would be there."""
     from paceline.kernels.decoder_triton import TritonOps
+
+    if torch.cuda.is_available():
+        model = load(folder, device="cuda", kv_tokens=20 * BLOCK, **options)
+        model._graphs = model._graphs if graphs else None
+        return model
 
     with patch.context() as within:
         within.setattr(decoder_stack, "decoder_ops", lambda *_: TritonOps("test"))
@@ -76,7 +81,7 @@ def rounds(model: Llama) -> list[torch.Tensor]:
 @pytest.mark.parametrize("graphs", [False, True])
 def test_rounds_are_the_cpus(folder: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = rounds(load(folder, kv_tokens=20 * BLOCK))
-    model = interpreted(folder, monkeypatch, graphs)
+    model = on_gpu(folder, monkeypatch, graphs)
     assert model.ops.name == "triton"
     for got, truth in zip(rounds(model), expected, strict=True):
         close(got, truth)
@@ -87,8 +92,8 @@ def test_norms_on_queries_and_features_take_the_same_way(tmp_path: Path, monkeyp
     held = []
     for model in (
         load(tmp_path, feature_layers=(1, 2)),
-        interpreted(tmp_path, monkeypatch, graphs=False, feature_layers=(1, 2)),
-        interpreted(tmp_path, monkeypatch, graphs=True, feature_layers=(1, 2)),
+        on_gpu(tmp_path, monkeypatch, graphs=False, feature_layers=(1, 2)),
+        on_gpu(tmp_path, monkeypatch, graphs=True, feature_layers=(1, 2)),
     ):
         cache = model.new_cache()
         logits = model.forward([Step(cache, TEXT[:6])])
@@ -106,7 +111,7 @@ def test_trees_and_their_chosen_path(
 ) -> None:
     """14 positions held: the tree lies across two blocks. A chain beside it must not see as a tree does."""
     outcomes = []
-    for model in (load(folder), interpreted(folder, monkeypatch, graphs)):
+    for model in (load(folder), on_gpu(folder, monkeypatch, graphs)):
         cache, chain = model.new_cache(), model.new_cache()
         model.forward([Step(cache, TEXT[:14], -1), Step(chain, TEXT[:2], -1)])
         logits = model.forward([Step(chain, [1, 2]), Step(cache, TREE, 0, PARENTS)])
@@ -118,7 +123,7 @@ def test_trees_and_their_chosen_path(
 
 
 def test_a_bucket_is_recorded_once_and_fits_what_is_smaller(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = interpreted(folder, monkeypatch, graphs=True)
+    model = on_gpu(folder, monkeypatch, graphs=True)
     graphs = model._graphs
     assert graphs is not None
     caches = [model.new_cache() for _ in range(3)]
@@ -135,7 +140,7 @@ def test_a_bucket_is_recorded_once_and_fits_what_is_smaller(folder: Path, monkey
 
 
 def test_a_full_pool_refuses_and_leaves_every_cache_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = interpreted(folder, monkeypatch, graphs=True)
+    model = on_gpu(folder, monkeypatch, graphs=True)
     one, two = model.new_cache(), model.new_cache()
     model.forward([Step(one, [1, 2], -1)])
     with pytest.raises(EngineError, match="all 20 blocks of 16 positions are in use"):
