@@ -25,7 +25,7 @@ from paceline.actors.generation import Chunk, Generation
 from paceline.actors.llama import Llama
 from paceline.actors.llama_config import LlamaConfig
 from paceline.actors.local_link import LocalLink
-from paceline.actors.messages import DraftTiming, Member, SequenceOpened, SequenceRound
+from paceline.actors.messages import Member, SequenceOpened
 from paceline.actors.session_pool import SessionPool
 
 LLAMA_8B = {
@@ -191,7 +191,7 @@ def overhead_row(
 
 
 class LocalEngine:
-    """The engine on a thread of its own, with at most one drafter, in this process; nobody learns.
+    """The engine on a thread of its own, with at most one drafter, in this process; its own board of weights.
 
     Args:
         model: The target.
@@ -199,6 +199,8 @@ class LocalEngine:
         max_sequences: At once.
         max_draft: Most tokens of a draft.
     """
+
+    weights_number = 0
 
     def __init__(self, model: Any, drafter: Drafter | None, max_sequences: int, max_draft: int) -> None:
         wanted = None if drafter is None else drafter.features
@@ -260,9 +262,7 @@ class LocalEngine:
     def opened(self, sequence: SequenceOpened) -> None:
         """Nobody learns."""
 
-    def played(
-        self, rounds: Sequence[SequenceRound], drafts: Sequence[DraftTiming], verify_ms: float, verify_tokens: int
-    ) -> None:
+    def played(self, *news: object) -> None:
         """Nobody learns."""
 
     def closed(self, seq: int) -> None:
