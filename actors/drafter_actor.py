@@ -20,7 +20,7 @@ from paceline.actors.drafter_server import DrafterServer
 from paceline.actors.messages import Heartbeat
 from paceline.actors.model_facts import Quantization, vocabulary_size
 from paceline.actors.model_source import resolve
-from paceline.actors.priority import yield_to_others
+from paceline.actors.priority import wait_for_gaps, yield_to_others
 from paceline.actors.score_link import ScoreLink
 from paceline.actors.tracer import TRACER, Span
 
@@ -55,6 +55,8 @@ class DrafterActor:
         self._spec = spec
         if spec.device == "cpu" and spec.kind in MODEL_KINDS:
             yield_to_others()
+        else:
+            wait_for_gaps()
         self._node = ray.util.get_node_ip_address()
         folder = resolve(spec.target_model, progress=False)
         drafter = build_drafter(spec.kind, spec.options, _context(spec, folder.path))

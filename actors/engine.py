@@ -246,8 +246,9 @@ class Engine:
         To follow costs a prefill of the prompt and a forward for every few tokens. Fast drafters always do, and slow
         ones where they have weight in a new sequence. Of the others one at a time is scored, in turn, on a sample of
         sequences that does not grow with their number; one that was never scored comes first, and need not be drawn.
+        A request that names its own policy lets it choose among all.
         """
-        if generation.drafters or not generation.speculate:
+        if generation.drafters or generation.policy or not generation.speculate:
             return generation.drafters
         weights = self._board.weights(seq)
         kept: list[str] = []

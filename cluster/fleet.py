@@ -22,6 +22,7 @@ from ray.serve.exceptions import RayServeException
 
 from paceline.actors.errors import Conflict, NotReady, RequestError, UnknownDrafter
 from paceline.actors.messages import Member, SelectorSnapshot, replica_name
+from paceline.actors.priority import wait_for_gaps
 from paceline.actors.tracer import Span
 from paceline.cluster.backend import ActorStatus
 from paceline.cluster.config import ClusterConfig, DrafterConfig
@@ -54,6 +55,7 @@ class Fleet:
     """
 
     def __init__(self, config: dict[str, Any], bring_up: str) -> None:
+        wait_for_gaps()
         self._config = ClusterConfig.model_validate(config)
         application = serve.get_replica_context().app_name
         space = namespace(application)

@@ -22,6 +22,7 @@ from paceline.actors.errors import EngineError, NotReady, PacelineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_facts import eos_ids, max_positions
 from paceline.actors.model_source import resolve
+from paceline.actors.priority import wait_for_gaps
 from paceline.actors.tracer import TRACER
 from paceline.cluster.access import check_exposure
 from paceline.cluster.api import create_api
@@ -232,6 +233,7 @@ class Ingress:
     """One ingress replica: the FastAPI application over a `RayBackend`."""
 
     def __init__(self, config: dict[str, Any], target: DeploymentHandle[Any], fleet: DeploymentHandle[Any]) -> None:
+        wait_for_gaps()
         self._settings = ClusterConfig.model_validate(config)
         check_exposure(self._settings.http, _bound_host() or self._settings.http.host)
         self._folder = resolve(self._settings.target.model, progress=False)

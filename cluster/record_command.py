@@ -85,6 +85,8 @@ def record(
         ConfigError: the file cannot be written, or the cluster keeps nothing of its requests.
     """
     console = console or Console()
+    if output.exists():
+        raise ConfigError(f"--output: {output}: is there already; expected a new file")
     with Client(url) as client:
         status = client.status()
         about = {"model": status.model, "policy": status.policy, "requests_lost": 0}

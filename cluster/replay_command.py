@@ -73,6 +73,8 @@ def replay(
     sequences, about = read_recording(file)
     if not sequences:
         raise ConfigError(f"{file}: holds no round; nothing to replay")
+    if seed < 0:
+        raise ConfigError(f"--seed: {seed}; expected 0 or more")
     result = run_replay(sequences, policies, config=config, length=length, seed=seed, console=console)
     tokens, rounds = sum(result.round_oracle.tokens), sum(len(sequence.rounds) for sequence in sequences)
     console.print(

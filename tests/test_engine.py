@@ -374,3 +374,19 @@ def test_slow_drafters_without_weight_take_turns() -> None:
     again = [host.opened - 1 for host in slow.values()]
     assert max(again) - min(again) <= 1
     assert 3 <= sum(again) <= 30  # 15 of 60 expected; outside in fewer than 1 of 10,000 seeds
+
+
+def test_a_policy_that_a_request_names_chooses_among_all() -> None:
+    model = TableModel(vocab_size=12)
+    hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
+    made = Rig(model, hosts, EngineLimits(evaluation_share=0.0, max_context=256))
+    made.board = OneSidedBoard(list(hosts))
+    made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
+    thread = threading.Thread(target=made.engine.run)
+    thread.start()
+    made.submit([1, 2, 3], 3).wait()
+    assert hosts["slow"].opened == 0
+    made.submit([1, 2, 3], 3, policy="uniform").wait()
+    made.engine.stop()
+    thread.join(10)
+    assert hosts["slow"].opened == 1

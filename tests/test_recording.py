@@ -232,6 +232,14 @@ def test_a_recording_of_nothing_says_so(shared: tuple[FakeBackend, str], tmp_pat
     assert read_recording(path)[0] == []
 
 
+def test_a_recording_is_never_replaced(shared: tuple[FakeBackend, str], tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    path.write_bytes(b"a recording of yesterday")
+    with pytest.raises(ConfigError, match="is there already"):
+        record(shared[1], path, seconds=1.0, requests=None)
+    assert path.read_bytes() == b"a recording of yesterday"
+
+
 def test_what_cannot_be_recorded_is_said_before_a_file_is_made(shared: tuple[FakeBackend, str], tmp_path: Path) -> None:
     backend, url = shared
     backend.log = None
