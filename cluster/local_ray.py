@@ -26,6 +26,7 @@ import psutil
 import ray
 
 from paceline.actors.errors import NotReady
+from paceline.actors.priority import wait_for_gaps
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class LocalRay:
                 # Ray's own 15 leaves a target hardly more of a core than a dozen drafters that only fill its gaps.
                 _system_config={"worker_niceness": 0},
             )
+        for process in self.processes():  # and every worker that they start, of which the target goes first again
+            wait_for_gaps(process.pid)
         self._servers = [process for process in self.processes() if _name(process) in _SERVERS]
 
     def alive(self) -> bool:

@@ -28,6 +28,7 @@ from paceline.actors.errors import PacelineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
+from paceline.actors.priority import go_first
 from paceline.actors.session_pool import SessionPool
 from paceline.actors.tracer import TRACER, Span
 from paceline.actors.weights_link import WeightsLink
@@ -53,6 +54,7 @@ class TargetReplica:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
+        go_first()
         self._settings = ClusterConfig.model_validate(config)
         network, speculation = self._settings.network, self._settings.speculation
         context = serve.get_replica_context()
