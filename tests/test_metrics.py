@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from table_model import TableModel
 
 from paceline.actors.latency_histogram import HistogramCount, LatencyHistogram
+from paceline.actors.messages import Member
 from paceline.cluster.metrics import names
 from paceline.cluster.metrics.labels import MOST_OTHERS, OTHER, LabelNames
 from paceline.cluster.metrics.names import BY_NAME, METRICS
@@ -173,6 +175,11 @@ def test_the_text_is_what_prometheus_reads() -> None:
     }
 
 
+def board_of(drafters: Iterable[str]) -> SimpleNamespace:
+    """A link to a selector that knows these drafters, as they are when it is asked."""
+    return SimpleNamespace(rounds_dropped=0, members=lambda: [Member(name, "ngram", "") for name in drafters])
+
+
 def test_drafter_names_that_come_and_go_make_a_bounded_number_of_series() -> None:
     """A thousand drafters join one after the other, and fail each in its own way."""
     faults = Counter(late=1, invalid_ids=2, failure_internal=1, quarantined=1, bytes_sent=7)
@@ -183,7 +190,7 @@ def test_drafter_names_that_come_and_go_make_a_bounded_number_of_series() -> Non
         connected=lambda: list(seen)[-1:],
     )
     with rig(TableModel(), {}) as running:
-        metrics = TargetMetrics(running.engine, pool, SimpleNamespace(rounds_dropped=0), ["ngram"])  # type: ignore[arg-type]
+        metrics = TargetMetrics(running.engine, pool, board_of(seen), ["ngram"])  # type: ignore[arg-type]
         for number in range(1000):
             seen[f"drafter-{number}"] = faults
             running.engine.counts.rounds[f"drafter-{number}"] += 1
@@ -195,6 +202,26 @@ def test_drafter_names_that_come_and_go_make_a_bounded_number_of_series() -> Non
     assert {"ngram", "plain", OTHER} <= drafters
     rounds_played = [value for metric, _, value in samples if metric is names.ROUNDS]
     assert sum(value for value in rounds_played if isinstance(value, int | float)) == 1000, "nothing is lost"
+
+
+def test_usable_is_told_of_the_drafters_that_there_are_now() -> None:
+    there, connected = ["ngram", "joined"], ["ngram", "joined"]
+    pool = SimpleNamespace(counters=dict, waits=dict, connected=lambda: connected)
+    with rig(TableModel(), {}) as running:
+        metrics = TargetMetrics(running.engine, pool, board_of(there), ["ngram"])  # type: ignore[arg-type]
+
+        def usable() -> dict[str, object]:
+            return {labels[0]: value for metric, labels, value in metrics.gather() if metric is names.USABLE}
+
+        assert usable() == {"ngram": 1, "joined": 1}
+        connected.remove("joined")
+        assert usable() == {"ngram": 1, "joined": 0}, "its line is lost, it did not leave"
+        there.remove("ngram")
+        connected.remove("ngram")
+        assert usable() == {"joined": 0}, "one that was removed is not told of, configured or not"
+        values = metrics.gather().values
+    assert values[names.FALLBACKS.name, ("ngram", "late")] == 0
+    assert values[names.FALLBACKS.name, ("joined", "late")] == 0
 
 
 def test_configured_names_always_have_their_own() -> None:
@@ -210,7 +237,7 @@ class TestTarget:
             outcomes = [running.submit([1, 2, 3], 20, streamed=True) for _ in range(4)]
             for outcome in outcomes:
                 outcome.wait()
-            metrics = TargetMetrics(running.engine, running.pool, SimpleNamespace(rounds_dropped=0), list(hosts))  # type: ignore[arg-type]
+            metrics = TargetMetrics(running.engine, running.pool, board_of(hosts), list(hosts))  # type: ignore[arg-type]
             values = metrics.gather().values
         chunks = [chunk for outcome in outcomes for chunk in outcome.chunks]
         drafted = [chunk for chunk in chunks if chunk.drafter == "good"]

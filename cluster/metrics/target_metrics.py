@@ -42,7 +42,7 @@ class TargetMetrics:
         engine: Its engine.
         pool: Its drafters.
         board: Its link to the selector.
-        drafters: The configured drafters' names.
+        drafters: The configured drafters' names: always labels, and their counters begin at 0.
     """
 
     def __init__(self, engine: Engine, pool: SessionPool, board: WeightsLink, drafters: Iterable[str]) -> None:
@@ -98,8 +98,11 @@ class TargetMetrics:
     def _links(self, samples: Samples) -> None:
         name = self._name
         connected = set(self._pool.connected())
-        for drafter in dict.fromkeys((*self._drafters, *connected)):
+        lost = {member.drafter for member in self._board.members()} - connected
+        there = (*sorted(lost), *sorted(connected))  # of names that share a label, one that is connected counts
+        for drafter in there:
             samples.add(names.USABLE, float(drafter in connected), name(drafter))
+        for drafter in dict.fromkeys((*self._drafters, *there)):
             for reason in _ALL_REASONS:  # from 0 on, so that the first one is a rise
                 samples.add(names.FALLBACKS, 0, name(drafter), reason)
         for drafter, counts in self._pool.counters().items():
