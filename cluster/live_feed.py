@@ -1,9 +1,9 @@
 """`/v1/paceline/live`: the dashboard's one feed, made once a second and shared by all who watch.
 
 Rounds and requests are counted as they pass (`activity`), viewers or not; the target and the actors are asked only
-while somebody watches, the target every other second, all actors now and then and when a drafter came or went. Who
-comes gets the last minutes first. A viewer that does not keep up is let go: it comes back, and finds what it missed in
-the history.
+while somebody watches, the target every other second, all actors now and then and when a drafter came or went: the
+drafters that there are now are those of the last `state`. Who comes gets the last minutes first. A viewer that does not
+keep up is let go: it comes back, and finds what it missed in the history.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ class LiveFeed:
             "policy": config.selector.policy,
             "max_draft": config.speculation.max_draft,
             "history_s": HISTORY_S,
-            "drafters": [{"name": drafter.name, "kind": drafter.kind} for drafter in config.drafters],
         }
         self._viewers: set[asyncio.Queue[_Message | None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -113,9 +112,11 @@ class LiveFeed:
             while (left_s := at + 1 - clock()) > 0:  # timers may be early
                 await self._sleep(left_s)
             if seconds % PULSE_EVERY_S == 0:
-                before, self._measured = self._measured, await self._measure()
-                changed = seconds and any(before.get(key) != self._measured.get(key) for key in ("ready", "usable"))
-                if changed or (seconds and seconds % STATE_EVERY_S == 0):
+                before = self._measured
+                self._measured, names = await asyncio.gather(self._measure(), self._backend.drafter_names())
+                changed = any(before.get(key) != self._measured.get(key) for key in ("ready", "usable"))
+                changed = changed or set(names) != self._told_names()
+                if seconds and (changed or seconds % STATE_EVERY_S == 0):
                     self._asking = asyncio.create_task(self._ask_for_state())
             message = self._message(at)
             seconds += 1
@@ -165,6 +166,10 @@ class LiveFeed:
         self._pace.append(pulse)
         took_ms = pulse.decode_ms - self._pace[0].decode_ms
         return round((pulse.plain_ms - self._pace[0].plain_ms) / took_ms, 3) if took_ms > 0 else None
+
+    def _told_names(self) -> set[str]:
+        """The drafters of the last state."""
+        return {drafter["name"] for drafter in self._state["drafters"]} if self._state else set()
 
     async def _ask_for_state(self) -> None:
         try:

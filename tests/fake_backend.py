@@ -94,6 +94,7 @@ class FakeBackend:
         asked: Every generation that came.
         ended: Request ids whose iterator has been closed or has run out.
         log: What requests are explained from; None is a selector that does not answer.
+        kinds: The drafters that there are now, and the kind of each.
     """
 
     def __init__(self, script: Callable[[Generation], Sequence[Chunk | Exception]]) -> None:
@@ -105,6 +106,7 @@ class FakeBackend:
         self.log: RequestLog | None = None
         self.usable: tuple[str, ...] = ("ngram",)
         self.samples: dict[str, Samples] = {}
+        self.kinds = {"ngram": "ngram", "suffix": "suffix"}
 
     @property
     def running(self) -> set[str]:
@@ -129,7 +131,7 @@ class FakeBackend:
         return self.samples
 
     async def drafter_names(self) -> tuple[str, ...]:
-        return ("ngram", "suffix")
+        return tuple(self.kinds)
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         await asyncio.sleep(seconds)
@@ -168,8 +170,8 @@ class FakeBackend:
             selector_up=True,
             actors=[ActorStatus("target", "target", "10.0.0.1", "cpu", "up", 7)],
             drafters=[
-                DrafterState("ngram", "ngram", True, 0.5, 0.5, 1.0, 1, 2, 1, 0.1),
-                DrafterState("suffix", "suffix", False, 0.5, 0.5, 1.0, 1, 2, 1, 0.1),
+                DrafterState(name, kind, name in self.usable, 0.5, 0.5, 1.0, 1, 2, 1, 0.1)
+                for name, kind in self.kinds.items()
             ],
         )
 

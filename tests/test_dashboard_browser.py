@@ -145,6 +145,40 @@ def test_a_lost_target_and_plain_decoding_are_said(
         chromium.wait("document.querySelector('#state-text').textContent === 'ready'", "ready")
 
 
+def test_a_drafter_that_comes_is_shown_and_one_that_goes_is_not(
+    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
+) -> None:
+    rows = "[...document.querySelectorAll('#drafters tbody th')].map(e => e.textContent.replace('down', ''))"
+    colours = "[...document.querySelectorAll('#drafters tbody .swatch')].map(e => e.className)"
+    offered = "[...document.querySelectorAll('#drafter option')].map(e => e.value)"
+    with opened(chromium, backend, tokenizer) as url:
+        ask(url)
+        chromium.wait(f"{rows}.join() === 'plain,ngram,suffix'", "the first ones are listed")
+        chromium.evaluate("document.querySelector('#drafter').value = 'only suffix'")
+        backend.kinds = {"ngram": "ngram", "suffix": "suffix", "math": "head"}
+        chromium.wait(f"{rows}.join() === 'plain,ngram,suffix,math'", "the new one is listed")
+        assert chromium.evaluate(offered) == ["auto", "off", "only ngram", "only suffix", "only math"]
+        assert chromium.evaluate("document.querySelector('#drafter').value") == "only suffix", "the choice is kept"
+        assert "kind: head" in chromium.evaluate("document.querySelector('#drafters tbody tr:last-child th').title")
+        backend.kinds = {"suffix": "suffix", "math": "head"}
+        chromium.wait(f"{rows}.join() === 'plain,suffix,math'", "the one that went is not")
+        assert chromium.evaluate(offered) == ["auto", "off", "only suffix", "only math"]
+        assert chromium.evaluate(colours) == ["swatch d-plain", "swatch d-1", "swatch d-2"], "each keeps its own"
+        said = chromium.evaluate("document.querySelector('#requests .stack').getAttribute('aria-label')")
+        assert "ngram" in said, "what it did is still shown"
+        backend.kinds = {"math": "head"}
+        chromium.wait(f"{rows}.join() === 'plain,math'", "the chosen one went")
+        assert chromium.evaluate("document.querySelector('#drafter').value") == "auto"
+        # A page that never saw them shows what they did, and offers them as little.
+        chromium.call("Page.reload")
+        chromium.wait(f"{rows}.join() === 'plain,math'", "loaded again")
+        said = chromium.evaluate("document.querySelector('#requests .stack').getAttribute('aria-label')")
+        assert "ngram" in said
+        assert "suffix" in said
+        chromium.wait(painted("#share-chart canvas", ["--d-1", "--d-2"]), "their bands")
+        assert chromium.evaluate(offered) == ["auto", "off", "only math"]
+
+
 def test_a_request_opens_on_its_rounds(chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer) -> None:
     with opened(chromium, backend, tokenizer) as url:
         name = ask(url)["id"]

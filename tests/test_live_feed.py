@@ -77,8 +77,8 @@ def test_who_comes_later_sees_what_ran_before(client: httpx.Client, backend: Cou
         assert stream.headers["content-type"].startswith("text/event-stream")
         hello, *ticks = messages(stream.iter_lines(), 3)
     assert (hello["type"], hello["model"], hello["policy"]) == ("hello", MODEL, "normalhedge")
-    assert [drafter["name"] for drafter in hello["drafters"]] == ["ngram", "suffix"]
     assert hello["state"]["ready"]
+    assert told_drafters(hello) == {"ngram": "ngram", "suffix": "suffix"}
     (request,) = hello["requests"]
     assert request["id"].startswith(reply["id"])
     assert (request["state"], request["tokens"]) == ("stop", reply["usage"]["completion_tokens"])
@@ -185,6 +185,27 @@ async def test_all_actors_are_asked_now_and_then_and_when_a_drafter_goes(backend
     await watching.aclose()
     assert backend.statuses == asked + 1
     assert any("state" in tick for tick in seen)
+
+
+def told_drafters(message: dict[str, Any]) -> dict[str, str]:
+    """Drafter -> kind, of a message with a state."""
+    return {drafter["name"]: drafter["kind"] for drafter in message["state"]["drafters"]}
+
+
+async def test_a_drafter_that_was_added_or_removed_is_told_though_none_becomes_usable(
+    backend: CountingBackend,
+) -> None:
+    feed = make_feed(backend)
+    watching = feed.watch()
+    assert told_drafters(await anext(watching)) == {"ngram": "ngram", "suffix": "suffix"}
+    for kinds in ({"ngram": "ngram", "math": "head", "suffix": "suffix"}, {"math": "head"}):
+        backend.kinds = kinds
+        asked = backend.statuses
+        seen = [await anext(watching) for _ in range(2 * PULSE_EVERY_S + 1)]
+        told = [told_drafters(message) for message in seen if "state" in message]
+        assert told[-1] == kinds
+        assert backend.statuses == asked + 1, "once"
+    await watching.aclose()
 
 
 async def test_viewers_are_bounded_and_a_slow_one_is_let_go(backend: CountingBackend) -> None:

@@ -60,7 +60,7 @@ function draw() {
   const span = Number(chosen("range"));
   const kind = chosen("kind");
   const seconds = history.seconds(span);
-  const all = names();
+  const all = names(history.pullers());
   $("share-title").textContent = kind === "share" ? "Who pulls now" : "What the selector thinks";
   shares.update(seconds, all, history.shares(kind, seconds, all), kind === "share" ? "share of rounds" : "weight");
   const rate = seconds.map((t) => (history.points.size ? history.rate(t) : null));
@@ -87,13 +87,20 @@ function health(point) {
   else say("ready", "ready");
 }
 
+// A message's state: how the actors are, and which drafters there are now.
+function take(told) {
+  state = told;
+  if (state) learn(state.drafters);
+  playground.offer();
+  showActors(state);
+}
+
 const feed = new Feed({
   onHello(message) {
     about = message;
-    state = message.state;
     if (server !== null && server !== message.server) history.points.clear(); // another life of the server
     server = message.server;
-    learn(message.drafters);
+    take(message.state);
     history.restart(message);
     $("model").textContent = message.model;
     $("model").title = `policy: ${message.policy}`;
@@ -101,16 +108,12 @@ const feed = new Feed({
     document.body.classList.remove("stale");
     say(state && state.ready ? "ready" : "lost", state && state.ready ? "ready" : "no target");
     if (state && state.ready && state.mode !== "speculation") say("plain", "plain decoding");
-    showActors(state);
     showRequests(message.requests, open);
     draw();
   },
   onTick(message) {
     history.add(message.point);
-    if (message.state) {
-      state = message.state;
-      showActors(state);
-    }
+    if (message.state) take(message.state);
     if (message.requests) showRequests(message.requests, open);
     health(message.point);
     draw();

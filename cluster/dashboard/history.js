@@ -45,6 +45,11 @@ export class History {
     return found;
   }
 
+  // Who pulled in the seconds that are held.
+  pullers() {
+    return new Set([...this.points.values()].flatMap((point) => Object.keys(point.rounds)));
+  }
+
   // Rounds by drafter over a window, and their sum.
   rounds(end, span = SMOOTH_S) {
     const by = {};

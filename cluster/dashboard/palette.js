@@ -1,22 +1,30 @@
-// A colour for each drafter, by its place in the configuration, and grey for what the target does itself. Twelve colours
+// A colour for each drafter, by the order in which they came, and grey for what the target does itself. Twelve colours
 // that stay apart for the common kinds of colour-blindness; the second six are also hatched, and names stand beside
-// them everywhere.
+// them everywhere. A drafter that went keeps its colour: what it did is still shown.
 
 export const PLAIN = "plain";
 const COLOURS = 12;
 const places = new Map();
+let there = [];
 
+// The drafters that there are now.
 export function learn(drafters) {
-  places.clear();
-  drafters.forEach(({ name }, place) => places.set(name, place));
+  there = drafters.map(({ name }) => name);
+  there.forEach(place);
 }
 
-export function names() {
+export function present() {
+  return [PLAIN, ...there];
+}
+
+// All that ever were, as far as this page knows, and those of `also`.
+export function names(also = []) {
+  for (const name of also) if (name && name !== PLAIN) place(name);
   return [PLAIN, ...places.keys()];
 }
 
 function place(name) {
-  if (!places.has(name)) places.set(name, places.size); // one that joined later
+  if (!places.has(name)) places.set(name, places.size);
   return places.get(name) % COLOURS;
 }
 

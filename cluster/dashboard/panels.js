@@ -1,6 +1,6 @@
 // The panels that are not charts: tiles, drafters, acceptance, requests, actors. Each takes data and fills its part of
 // the page; text goes in as text, never as HTML.
-import { PLAIN, classOf, names, swatch } from "./palette.js";
+import { PLAIN, classOf, names, present, swatch } from "./palette.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -61,7 +61,7 @@ export function showDrafters(history, state) {
   const { by, total } = history.rounds(history.now - 1);
   const known = new Map((state ? state.drafters : []).map((drafter) => [drafter.name, drafter]));
   const usable = new Set(point.usable || []);
-  const rows = names().map((name) => {
+  const rows = present().map((name) => {
     const share = total ? (by[name] || 0) / total : null;
     const weight = point.weights ? point.weights[name] : undefined;
     const { kind, gamma, draft_ms: draftMs } = known.get(name) || {};
@@ -88,7 +88,7 @@ function bar(share, name) {
 
 export function showAcceptance(history, span, longest) {
   const found = history.acceptance(span);
-  const drafters = names().filter((name) => found[name]);
+  const drafters = names(Object.keys(found)).filter((name) => found[name]);
   const box = $("acceptance");
   if (!drafters.length) {
     box.replaceChildren(element("p", { className: "empty", text: "No drafts were verified in this time." }));
@@ -178,7 +178,7 @@ const short = (id) => id.replace(/^(chat)?cmpl-/, "").slice(0, 8) + (/-(\d+)$/.e
 
 function stack(rounds) {
   const total = Object.values(rounds).reduce((sum, count) => sum + count, 0);
-  const order = names().filter((name) => rounds[name]);
+  const order = names(Object.keys(rounds)).filter((name) => rounds[name]);
   const said = order.map((name) => `${name} ${percent(rounds[name] / total)}`).join(", ");
   const box = element("span", { className: "stack", role: "img", "aria-label": said || "no rounds", title: said });
   for (const name of order) {

@@ -3,7 +3,7 @@
 import { Refused, call, events } from "./api.js";
 import { Answer } from "./answer.js";
 import { element } from "./panels.js";
-import { names } from "./palette.js";
+import { present } from "./palette.js";
 
 const $ = (id) => document.getElementById(id);
 const SELECTOR = "auto";
@@ -45,13 +45,14 @@ export class Playground {
   // What a server serves, each time the link to it opens.
   serve({ model }) {
     this.model = model;
-    this.offer();
   }
 
+  // The drafters that there are now. A list that is right stays as it is, since somebody may be choosing from it.
   offer() {
     const before = $("drafter").value || SELECTOR;
     const options = [[SELECTOR, "the selector chooses"], [OFF, "none: plain decoding"]];
-    for (const name of names().slice(1)) options.push([`only ${name}`, `always ${name}`]);
+    for (const name of present().slice(1)) options.push([`only ${name}`, `always ${name}`]);
+    if (options.map(([value]) => value).join("\n") === [...$("drafter").options].map(({ value }) => value).join("\n")) return;
     $("drafter").replaceChildren(...options.map(([value, text]) => element("option", { value, text })));
     $("drafter").value = options.some(([value]) => value === before) ? before : SELECTOR;
   }
