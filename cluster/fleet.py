@@ -289,7 +289,10 @@ class Fleet:
         snapshot, *replicas = await asyncio.gather(
             self._snapshot(), *(asyncio.gather(*self._replicas(entry)) for entry in entries)
         )
-        known = [as_heard(entry.config.name, actors, snapshot) for entry, actors in zip(entries, replicas, strict=True)]
+        node = ray.util.get_node_ip_address()
+        known = [
+            as_heard(entry.config.name, actors, snapshot, node) for entry, actors in zip(entries, replicas, strict=True)
+        ]
         return known, snapshot
 
     def _replicas(self, entry: RosterEntry) -> list[Any]:

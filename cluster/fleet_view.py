@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import psutil
+
 from paceline.actors.errors import PacelineError, RequestError
 from paceline.actors.messages import SelectorSnapshot
 from paceline.cluster.backend import ActorStatus
@@ -17,10 +19,19 @@ from paceline.cluster.roster import RosterEntry
 _AT_FAULT = ("ConfigError", "ModelSourceError")  # a drafter's process that ends with one was asked for wrongly
 
 
-def as_heard(drafter: str, actors: Sequence[ActorStatus], snapshot: SelectorSnapshot | None) -> list[ActorStatus]:
-    """A drafter's replicas: one that was slow to answer (a busy machine) is up as long as the selector hears it."""
+def as_heard(
+    drafter: str, actors: Sequence[ActorStatus], snapshot: SelectorSnapshot | None, node: str = ""
+) -> list[ActorStatus]:
+    """A drafter's replicas: one that was slow to answer (a busy machine) is up as long as the selector hears it.
+
+    The selector misses a dead one only after some heartbeats; on `node`, the caller's own, its process is looked for.
+    """
     members = snapshot.members if snapshot is not None else ()
-    heard = {member.replica: member for member in members if member.drafter == drafter and member.up}
+    heard = {
+        member.replica: member
+        for member in members
+        if member.drafter == drafter and member.up and (member.node != node or psutil.pid_exists(member.pid))
+    }
     known = []
     for number, actor in enumerate(actors):
         member = heard.get(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -53,6 +55,11 @@ def test_a_process_that_is_slow_to_answer_is_up_while_the_selector_hears_it() ->
     assert as_heard("a", [UP, SILENT], snapshot(replace(member, drafter="b")))[1] == SILENT
     assert as_heard("a", [UP, DOWN], snapshot(member))[1] == DOWN, "Ray knows that it is dead"
     assert as_heard("a", [UP, SILENT], None) == [UP, SILENT]
+    # On the same host it can be seen that a process has ended before the selector misses its heartbeats.
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert as_heard("a", [UP, SILENT], snapshot(replace(member, pid=ended.pid)), "n2")[1] == SILENT
+    assert as_heard("a", [UP, SILENT], snapshot(replace(member, pid=os.getpid())), "n2")[1].state == "up"
 
 
 def test_statistics_are_the_selectors() -> None:
