@@ -227,7 +227,7 @@ def test_the_image_runs_without_root_away_from_the_sources() -> None:
     (user,) = (line.split()[1] for line in lines if line.startswith("USER "))
     assert f"--uid {user}" in DOCKERFILE
     assert int(user) > 0
-    assert [line for line in lines if line.startswith("WORKDIR ")][-1] == "WORKDIR /work"
+    assert [line for line in lines if line.startswith("WORKDIR ")][-1] == "WORKDIR /srv/paceline"
     assert "PYTHONSAFEPATH=1" in DOCKERFILE.split("AS runtime-cpu")[1]
     assert "127.0.0.1:8000/ready" in DOCKERFILE
     assert "VOLUME /var/cache/paceline" in lines
