@@ -173,7 +173,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(moment: str, tmp_path: Path) -> N
                     names.add(child.name())
             return "raylet" in names and all(f"✓ {step}" in log.read_text() for step in earlier)
 
-        wait_until(inside, 120, f"{moment}: {log.read_text()}")
+        wait_until(inside, 60, f"{moment}: {log.read_text()}")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         assert process.wait(20) == 128 + signal.SIGINT, log.read_text()
         assert [child for child in seen if runs(child)] == []
