@@ -5,11 +5,9 @@ They stand between two marks in the file, with `--check` it is only looked wheth
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,8 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from paceline.actors.drafter_registry import option_shapes
-from paceline.actors.errors import ConfigError
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.marked_text import MarkedText
 
 BEGIN = "<!-- settings: made by `python -m paceline.cluster.settings_table`; do not edit -->"
 END = "<!-- end of settings -->"
@@ -108,31 +106,11 @@ def _options(kind: str, shape: type[Any]) -> str:
     return "\n".join(lines)
 
 
-def filled(document: str) -> str:
-    """A document with the newest settings between its marks.
-
-    Raises:
-        ConfigError: a mark is missing.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"the document has no {BEGIN!r} with {END!r} after it")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Write the settings into a file, or check that they are there."""
-    parser = argparse.ArgumentParser(description="The settings, made from the models that check them.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--check", action="store_true", help="change nothing; status 1 where they are not the newest")
-    given = parser.parse_args(arguments)
-    document = given.file.read_text(encoding="utf-8")
-    newest = filled(document)
-    if given.check:
-        return int(newest != document)
-    given.file.write_text(newest, encoding="utf-8")
-    return 0
+    """Write it into a file, or check that it is there."""
+    return MarkedText(BEGIN, END, lambda: f"\n{table()}\n").command(
+        "The settings, made from the models that check them.", arguments
+    )
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ It stands between two marks in the file; a test checks that it is the newest, as
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from paceline.actors.errors import ConfigError
+from paceline.cluster.marked_text import MarkedText
 from paceline.cluster.metrics.names import METRICS
 
 BEGIN = "<!-- metrics: made by `python -m paceline.cluster.metrics.table`; do not edit -->"
@@ -25,33 +23,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def filled(document: str) -> str:
-    """A document with the newest table between its marks.
-
-    Raises:
-        ConfigError: a mark is missing.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"the document has no {BEGIN!r} with {END!r} after it")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Write the table into a file, or check that it is there."""
-    parser = argparse.ArgumentParser(description="The table of metrics, made from the one file that names them.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; status 1 where the table is not the newest"
+    """Write it into a file, or check that it is there."""
+    return MarkedText(BEGIN, END, table).command(
+        "The table of metrics, made from the one file that names them.", arguments
     )
-    given = parser.parse_args(arguments)
-    document = given.file.read_text(encoding="utf-8")
-    newest = filled(document)
-    if given.check:
-        return int(newest != document)
-    given.file.write_text(newest, encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
