@@ -124,14 +124,14 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def place(self, selector: str) -> tuple[float, float]:
-        """Where an element's first box is, scrolled into view."""
-        found = self.evaluate(
+        """Where an element's first box is, scrolled into view; waited for, as a view that was asked for opens later."""
+        x, y = self.wait(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
             "e.scrollIntoView({block: 'center'}); const r = e.getClientRects()[0];"
-            "return r ? [r.x + r.width / 2, r.y + r.height / 2] : null; })()"
+            "return r ? [r.x + r.width / 2, r.y + r.height / 2] : null; })()",
+            f"{selector} is on the page and has a box",
         )
-        assert found, f"{selector} is not on the page, or has no box"
-        return found[0], found[1]
+        return x, y
 
     def type(self, text: str) -> None:
         """Put text where the focus is."""
