@@ -10,7 +10,6 @@ what a streamed answer takes longer than the same answer in one piece, per chunk
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import threading
 import time
@@ -23,6 +22,7 @@ import torch
 from bench_serve import take
 from placed_drafter import OneDrafterBoard
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2, help="prompts of each domain")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()
     prompts = take(read_prompts(options.prompts), options.limit)
@@ -168,7 +169,7 @@ def report(rows: list[dict[str, Any]], names: list[str], options: argparse.Names
     )
     CONSOLE.print(f"HTTP tax on the first token: {tax:.1f} ms; a streamed chunk costs {chunk:.2f} ms")
     line = {"benchmark": "http", "systems": summary, "ttft_tax_ms": tax, "ms_per_chunk": chunk, **source}
-    print(json.dumps(line))
+    put(line, options.out)
 
 
 def sorted_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

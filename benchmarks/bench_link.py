@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ import torch
 from bench_serve import take
 from placed_drafter import DrafterProcess, OneDrafterBoard, host_of, local_link
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rtt-ms", default="1,5,20", help="injected round trips, by comma")
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()
     folder = resolve("embedded").path
@@ -212,7 +213,7 @@ def report(arms: list[Arm], rows: list[dict[str, Any]], options: argparse.Namesp
     CONSOLE.print(table)
     speed = statistics.median(rate(plain, r) for r in range(options.repeats))
     CONSOLE.print(f"plain decoding: {speed:.1f} tokens/s")
-    print(json.dumps({"benchmark": "link", "plain_tokens_per_s": speed, "placements": summary, **source}))
+    put({"benchmark": "link", "plain_tokens_per_s": speed, "placements": summary, **source}, options.out)
 
 
 if __name__ == "__main__":

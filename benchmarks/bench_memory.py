@@ -9,7 +9,6 @@ caches and pools have filled, times the number of requests.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--every", type=int, default=50, help="requests between two looks")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file to draw")
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()
     prompts = read_prompts(options.prompts)
@@ -93,7 +94,7 @@ def report(
     CONSOLE.print(table)
     if options.plot is not None:
         draw(looks, sizes, options.plot)
-    print(json.dumps({"benchmark": "memory", "requests": options.requests, "mib": summary, **source}))
+    put({"benchmark": "memory", "requests": options.requests, "mib": summary, **source}, options.out)
 
 
 def draw(looks: list[int], sizes: dict[str, list[float]], path: Path) -> None:

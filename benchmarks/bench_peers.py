@@ -7,6 +7,9 @@ prefix caches and the suffix drafter's memory are off.
 
     python benchmarks/bench_peers.py --vllm /path/to/its/python --llama-cpp /path/to/its/python
 
+At a temperature the systems draw their own tokens, so texts differ; speeds are of all tokens that a repetition made.
+With `--rows FILE` every answer's figures are kept there, and a run that was interrupted goes on where it stopped.
+
 `of limit` is what a system reached of tokens per round x (memory bandwidth / bytes of weights), which plain decoding
 with perfect overlap would reach; the bandwidth is measured first, reading with all cores.
 """
@@ -22,14 +25,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 import torch
-from bench_serve import measured_document, take
+from bench_serve import kept_rows, measured_document, take
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -72,6 +76,7 @@ class Peer:
 
     def __init__(self, name: str, bits: str, python: str, model: Path, log: Path) -> None:
         self.name, self.bits = name, bits
+        self._log = log
         self._process = subprocess.Popen(
             [python, str(HERE / "peer_worker.py"), name, str(model)],
             stdin=subprocess.PIPE,
@@ -87,7 +92,10 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        reply = json.loads(self._read())
+        line = self._read()
+        if not line:
+            raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-2000:]}")
+        reply = json.loads(line)
         return Answered(reply["tokens"], reply["seconds"])
 
     def close(self) -> None:
@@ -141,6 +149,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--vllm", default=None, help="interpreter that vLLM is installed for; left out if not given")
     parser.add_argument("--llama-cpp", default=None, help="the same of llama-cpp-python")
+    parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()
     chosen = options.domains.split(",")
@@ -182,15 +192,22 @@ def measure(systems: list[System], prompts: list[Prompt], options: argparse.Name
     ids = [tokenizer.apply_chat([{"role": "user", "content": prompt.text}]) for prompt in prompts]
     for system in systems * 2:  # warm-up, not counted
         system.ask(prompts[0], ids[0], options, stop_ids)
-    rows = []
-    with tqdm(total=options.repeats * len(prompts) * len(systems), unit="answer") as bar:
+    rows = kept_rows(options.rows)
+    done = {(row["repeat"], row["prompt"], row["system"]) for row in rows}
+    with tqdm(total=options.repeats * len(prompts) * len(systems), initial=len(done), unit="answer") as bar:
         for repeat in range(options.repeats):
             for index, prompt in enumerate(prompts):
                 shift = (repeat + index) % len(systems)
                 for system in systems[shift:] + systems[:shift]:
+                    if (repeat, index, system.name) in done:
+                        continue
                     time.sleep(QUIET_S)
                     answered = system.ask(prompt, ids[index], options, stop_ids)
-                    rows.append({"repeat": repeat, "system": system.name, "answered": answered})
+                    row = {"repeat": repeat, "prompt": index, "system": system.name, **asdict(answered)}
+                    rows.append(row)
+                    if options.rows is not None:
+                        with options.rows.open("a") as file:
+                            file.write(json.dumps(row) + "\n")
                     bar.update()
     return rows
 
@@ -208,16 +225,16 @@ def report(
     peers = [system.name for system in systems if isinstance(system, Peer)]
 
     def rate(name: str, repeat: int) -> float:
-        own = [row["answered"] for row in rows if row["system"] == name and row["repeat"] == repeat]
-        return float(sum(each.tokens for each in own) / sum(each.seconds for each in own))
+        own = [row for row in rows if row["system"] == name and row["repeat"] == repeat]
+        return float(sum(row["tokens"] for row in own) / sum(row["seconds"] for row in own))
 
     repeats = range(options.repeats)
     summary: dict[str, Any] = {}
     for system in systems:
-        own = [row["answered"] for row in rows if row["system"] == system.name]
-        rounds = sum(each.rounds for each in own) if own[0].rounds is not None else None
+        own = [row for row in rows if row["system"] == system.name]
+        rounds = sum(row["rounds"] for row in own) if own[0]["rounds"] is not None else None
         speed = statistics.median(rate(system.name, repeat) for repeat in repeats)
-        per_round = None if rounds is None else sum(each.tokens for each in own) / rounds
+        per_round = None if rounds is None else sum(row["tokens"] for row in own) / rounds
         limit = (per_round or 1.0) * bandwidth / weights[system.bits]
         summary[system.name] = {
             "bits": system.bits,
@@ -248,7 +265,7 @@ def report(
             CONSOLE.print(f"{name} / {peer}: {ratio:.2f}")
     line = {"benchmark": "peers", "temperature": options.temperature, "systems": summary}
     line |= {"read_gb_per_s": bandwidth / 1e9, "weight_bytes": weights, **source}
-    print(json.dumps(line))
+    put(line, options.out)
 
 
 PLAIN = ("transformers", "vllm", "llama.cpp")  # peers that read every weight once for every token

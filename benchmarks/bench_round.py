@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import httpx
 from bench_serve import measured_document
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each watch")
     parser.add_argument("--repeats", type=int, default=5)
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()
     prompts = read_prompts(options.prompts)
@@ -66,7 +67,7 @@ def main() -> None:
         for _ in tqdm(range(options.repeats), unit="repeat"):
             for name, arm in ARMS.items():
                 watched[name].append(watch(client, served.url, prompts, arm, options.tokens, options.seconds))
-    report(watched, source)
+    report(watched, source, options.out)
 
 
 def watch(
@@ -123,7 +124,7 @@ def shares(events: list[dict[str, Any]]) -> dict[str, float]:
     return figures | {"ms per round": total / len(rounds) / 1e3, "rounds": float(len(rounds))}
 
 
-def report(watched: dict[str, list[dict[str, float]]], source: dict[str, Any]) -> None:
+def report(watched: dict[str, list[dict[str, float]]], source: dict[str, Any], out: Path | None) -> None:
     """Medians over the watches."""
     table = Table(title="parts of a round, 1 request at once")
     for column in ("part", *watched):
@@ -142,7 +143,7 @@ def report(watched: dict[str, list[dict[str, float]]], source: dict[str, Any]) -
     table.add_row("non-model overhead", *(f"{value:.1%}" for value in overhead.values()))
     table.add_row("ms per round", *(f"{figures['ms per round']:.2f}" for figures in middle.values()))
     CONSOLE.print(table)
-    print(json.dumps({"benchmark": "round", "parts": middle, "non_model_overhead": overhead, **source}))
+    put({"benchmark": "round", "parts": middle, "non_model_overhead": overhead, **source}, out)
 
 
 if __name__ == "__main__":

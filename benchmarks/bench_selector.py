@@ -11,7 +11,6 @@ share of that pace, where the time is taken from a report to the weights that fo
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import grpc
 import numpy as np
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each of the two measurements")
     parser.add_argument("--share", type=float, default=0.5, help="of the capacity at which delays are measured")
     parser.add_argument("--policy", choices=REQUEST_POLICIES, default="normalhedge")
+    add_out(parser)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
@@ -247,7 +248,7 @@ def main() -> None:
     CONSOLE.print(table)
     CONSOLE.print(f"Updates to one target are at least {UPDATE_INTERVAL_S * 1e3:g} ms apart, which delays include.")
     fixed = {"policy": options.policy, "sequences": options.sequences, "share": options.share, "tokens": TOKENS}
-    print(json.dumps({"benchmark": "selector", **fixed, "rows": rows, **source}))
+    put({"benchmark": "selector", **fixed, "rows": rows, **source}, options.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 from provenance import provenance
+from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="use only the first prompts of each domain")
     parser.add_argument("--arms", default=None, help="only these, by comma; plain and selector are always there")
     parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
+    add_out(parser)
     options = parser.parse_args()
     source = provenance()  # now: the tree may change while it runs
     document = measured_document(options.config)
@@ -238,7 +240,7 @@ def report(
         "selector_share": share,
         **source,
     }
-    print(json.dumps(line))
+    put(line, options.out)
 
 
 def best_by_prompt(rows: list[dict[str, Any]], names: list[str], repeat: int, by: str) -> float:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ray", "torch", "triton", "transformers", "grpcio", "numpy")
 
 
@@ -21,8 +22,17 @@ def provenance() -> dict[str, Any]:
         **{name: _version(name) for name in PACKAGES},
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "argv": sys.argv[1:],
+        "argv": [_argument(text) for text in sys.argv[1:]],
     }
+
+
+def _argument(text: str) -> str:
+    """An argument as anyone may read it: a path in this repository from its root on, of any other the last part."""
+    name, given, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    path = Path(value)
+    if path.is_absolute():
+        value = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f".../{path.name}"
+    return name + given + value
 
 
 def _version(package: str) -> str | None:
@@ -34,10 +44,9 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parent.parent
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
