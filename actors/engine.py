@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import secrets
 import threading
 import time
@@ -17,12 +16,12 @@ from collections import deque
 from dataclasses import dataclass, replace
 from random import Random
 
-from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.departures import Departures
 from paceline.actors.draft_length import DraftLength
 from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
+from paceline.actors.followers import Followers
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import SequenceOpened
 from paceline.actors.pace import Pace
@@ -107,7 +106,7 @@ class Engine:
         self._waiting: deque[_Waiting] = deque()
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
-        self._last_scored: dict[str, int] = {}  # the last sequence that a slow drafter without weight was drawn for
+        self._followers = Followers(board, pool, limits.evaluation_share, self._chance)
         self._departures = Departures()
         self._stopping = False
 
@@ -213,7 +212,7 @@ class Engine:
                     break
                 waiting = self._waiting.popleft()
                 seq = next(self._ids)
-                followers = self._followers(seq, generation)
+                followers = self._followers.choose(seq, generation, len(self._running) + 1)
                 cache = self._model.new_cache(generation.prompt)
                 sequence = Sequence(seq, generation, cache, waiting.listener, followers)
                 self._running.append(sequence)
@@ -240,35 +239,6 @@ class Engine:
     def _in_flight(sequences: list[Sequence]) -> int:
         return sum(s.prompt_tokens + s.generation.max_tokens for s in sequences)
 
-    def _followers(self, seq: int, generation: Generation) -> tuple[str, ...]:
-        """The drafters that shall follow a sequence, that is draft for it or at least be scored on it; empty means all.
-
-        To follow costs a prefill of the prompt and a forward for every few tokens. Fast drafters always do, and slow
-        ones where they have weight in a new sequence. Of the others one at a time is scored, in turn, on a sample of
-        sequences that does not grow with their number; one that was never scored comes first, and need not be drawn.
-        A request that names its own policy lets it choose among all.
-        """
-        if generation.drafters or generation.policy or not generation.speculate:
-            return generation.drafters
-        weights = self._board.weights(seq)
-        kept: list[str] = []
-        idle: list[str] = []
-        names = list(dict.fromkeys(member.drafter for member in self._board.members() if not member.draining))
-        for gone in self._last_scored.keys() - names:  # should it come back, it is new
-            del self._last_scored[gone]
-        for name in names:
-            fast = (self._pool.draft_ms(name) or math.inf) < SLOW_MS
-            (kept if fast or weights.get(name, 0.0) > 0 else idle).append(name)
-        if idle:
-            next_one = min(idle, key=lambda name: self._last_scored.get(name, -1))
-            share = self._limits.evaluation_share
-            new = share > 0 and next_one not in self._last_scored
-            # Nobody at all would mean all of them.
-            if new or not kept or self._chance.random() < share:
-                self._last_scored[next_one] = seq
-                kept.append(next_one)
-        return () if len(kept) == len(names) else tuple(kept)
-
     def _round(self) -> None:
         batch = list(self._running)
         with span("round", sequences=len(batch)):
@@ -278,6 +248,7 @@ class Engine:
         for sequence, chunk in zip(batch, chunks, strict=True):
             if chunk is not None:
                 self.counts.played(chunk)
+                self._followers.played(sequence.seq, chunk.drafter, chunk.accepted)
             if sequence.finished is None and sequence.generation.request_id in aborted:
                 sequence.finished = "abort"
             if sequence.finished is not None:
@@ -292,6 +263,7 @@ class Engine:
         if sequence.generation.speculate:
             self._pool.close(sequence.seq)
             self._board.closed(sequence.seq)
+            self._followers.closed(sequence.seq, len(sequence.tokens) - sequence.prompt_tokens)
             if self._setup.lengths is not None:
                 self._setup.lengths.closed(sequence.seq)
 

@@ -81,6 +81,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="most tokens per answer")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--vllm", default=None, help="interpreter that vLLM is installed for; left out if not given")
+    parser.add_argument(
+        "--vllm-env", action="append", default=[], metavar="NAME=VALUE", help="of vLLM's process; may be repeated"
+    )
     parser.add_argument("--rows", type=Path, default=None, help="keep every cell's figures here, and resume from it")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file to draw")
     add_out(parser)
@@ -166,12 +169,13 @@ class Servers:
         self._ours: ExitStack | None = None
         self._urls: dict[str, str] = {}
         folder = resolve("embedded").path
+        environment = dict(text.split("=", 1) for text in options.vllm_env)
         document = measured_document(options.config)
         document["target"] |= {"name": MODEL, "max_sequences": max(most, document["target"]["max_sequences"])}
         self._make: dict[str, Callable[[], AbstractContextManager[Server]]] = {
             "paceline": lambda: ServedProcess(document),
-            "vllm": lambda: VllmServer(options.vllm, folder, MODEL, ngram=False),
-            "vllm-ngram": lambda: VllmServer(options.vllm, folder, MODEL, ngram=True),
+            "vllm": lambda: VllmServer(options.vllm, folder, MODEL, ngram=False, environment=environment),
+            "vllm-ngram": lambda: VllmServer(options.vllm, folder, MODEL, ngram=True, environment=environment),
         }
 
     def __enter__(self) -> Servers:

@@ -1,7 +1,7 @@
 """Does memory grow? Every process of a cluster, over a thousand requests.
 
 Proportional set sizes, read between batches of requests. Growth is the slope of a line through the second half, when
-caches and pools have filled, times the number of requests.
+caches and pools have filled, for a thousand requests. What a token takes in the target's cache is that of one block.
 
     python benchmarks/bench_memory.py --requests 1000 --plot memory.png
 """
@@ -22,9 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from paceline.cluster.config import load_config
+from paceline.actors.llama import Llama
+from paceline.actors.model_loader import load_model
+from paceline.actors.model_source import resolve
+from paceline.cluster.config import ClusterConfig, load_config
+from paceline.cluster.engine_limits import feature_layers
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.training.prompt_file import read_prompts
+from paceline.kernels.decoder_ops import BLOCK
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(width=120)
@@ -66,7 +71,21 @@ def main() -> None:
                 batch = range(done, min(done + options.every, options.requests))
                 for _ in pool.map(ask, batch):
                     bar.update()
-    report(looks, sizes, options, source)
+    report(looks, sizes, token_bytes(load_config(options.config)), options, source)
+
+
+def token_bytes(config: ClusterConfig) -> dict[str, float]:
+    """Bytes that a token takes in the target's cache: its keys and values, and its features where drafters read any.
+
+    Empty where the target has no blocks, because transformers runs it.
+    """
+    folder = resolve(config.target.model).path
+    model = load_model(folder, dtype=config.target.dtype, kv_tokens=BLOCK, feature_layers=feature_layers(config))
+    if not isinstance(model, Llama):
+        return {}
+    block = model.pool.take()
+    features = 0 if block.features is None else block.features.nbytes
+    return {"keys_and_values": block.data.nbytes / BLOCK, "features": features / BLOCK}
 
 
 def proportional_mib(pid: int) -> float:
@@ -78,7 +97,11 @@ def proportional_mib(pid: int) -> float:
 
 
 def report(
-    looks: list[int], sizes: dict[str, list[float]], options: argparse.Namespace, source: dict[str, Any]
+    looks: list[int],
+    sizes: dict[str, list[float]],
+    per_token: dict[str, float],
+    options: argparse.Namespace,
+    source: dict[str, Any],
 ) -> None:
     """First and last size, and the slope of the second half."""
     table = Table(title=f"memory over {options.requests} requests of {options.tokens} tokens, MiB")
@@ -92,9 +115,11 @@ def report(
         summary[name] = {"before": series[0], "half": series[half], "after": series[-1], "per_1000": slope}
         table.add_row(name, f"{series[0]:.0f}", f"{series[half]:.0f}", f"{series[-1]:.0f}", f"{slope:+.1f}")
     CONSOLE.print(table)
+    CONSOLE.print("bytes of a token in the target's cache: " + ", ".join(f"{k} {v:.0f}" for k, v in per_token.items()))
     if options.plot is not None:
         draw(looks, sizes, options.plot)
-    put({"benchmark": "memory", "requests": options.requests, "mib": summary, **source}, options.out)
+    line = {"benchmark": "memory", "requests": options.requests, "mib": summary, "bytes_per_token": per_token, **source}
+    put(line, options.out)
 
 
 def draw(looks: list[int], sizes: dict[str, list[float]], path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Who follows a sequence, that is drafts for it or at least is scored on it: the budget of evaluation.
+
+To follow costs a drafter a prefill of the prompt and a forward for every few tokens, and where it shares the target's
+processors the target pays. Fast drafters always follow. A slow one follows where it has weight in a new sequence, as
+long as its drafts earn it: of the tokens of the sequences that it lately followed at this load, a share that it had
+drafted itself and the target took. Where the target is busy, slow drafts stop paying, so that none are asked for, and
+to be scored on everything would go on costing. Who has no weight, or does not earn it, is scored on a sample of
+sequences, one of them at a time and in turn, so that the sample does not grow with their number; one that was never
+scored comes first, and need not be drawn.
+
+The engine keeps one, asks it for each new sequence, and tells it what came of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+from paceline.actors.arm_choice import SLOW_MS
+from paceline.actors.generation import Generation
+from paceline.actors.ports import DrafterPool, WeightsBoard
+
+EARNED = 0.02  # of a sequence's tokens: to follow takes about as much of a small target's processors
+JUDGED_TOKENS = 2048.0  # followed at one load before a drafter is judged there: some twenty answers, of several kinds
+MEMORY_TOKENS = 8192.0  # that a record remembers
+
+
+@dataclass(slots=True)
+class _Record:
+    """Discounted tokens of the sequences that a drafter followed at one load, and those of them that it had drafted."""
+
+    tokens: float = 0.0
+    accepted: float = 0.0
+
+    def add(self, tokens: int, accepted: int) -> None:
+        kept = math.exp(-tokens / MEMORY_TOKENS)
+        self.tokens = kept * self.tokens + tokens
+        self.accepted = kept * self.accepted + accepted
+
+    @property
+    def earns(self) -> bool:
+        return self.tokens < JUDGED_TOKENS or self.accepted >= EARNED * self.tokens
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A running sequence: its slow followers, the load that it began under, and whose drafts were taken."""
+
+    slow: list[str]
+    load: int
+    accepted: Counter[str] = field(default_factory=Counter)
+
+
+class Followers:
+    """See this module's docstring. The engine's thread calls it.
+
+    Args:
+        board: Weights, and the drafters there are.
+        pool: How long they usually take.
+        share: Of the sequences, those that one of the slow drafters which do not follow by themselves is scored on.
+        chance: Draws them.
+    """
+
+    def __init__(self, board: WeightsBoard, pool: DrafterPool, share: float, chance: Random) -> None:
+        self._board = board
+        self._pool = pool
+        self._share = share
+        self._chance = chance
+        self._last: dict[str, int] = {}  # the last sequence that a slow drafter was given
+        self._records: dict[tuple[str, int], _Record] = {}  # by drafter and load
+        self._running: dict[int, _Followed] = {}
+
+    def choose(self, seq: int, generation: Generation, running: int) -> tuple[str, ...]:
+        """The drafters that shall follow a new sequence; empty means all.
+
+        A request that names its own policy lets it choose among all.
+
+        Args:
+            seq: Its id.
+            generation: Its request.
+            running: Sequences that run, this one included.
+        """
+        if generation.drafters or generation.policy or not generation.speculate:
+            return generation.drafters
+        names = list(dict.fromkeys(member.drafter for member in self._board.members() if not member.draining))
+        self._forget_all_but(names)
+        weights = self._board.weights(seq)
+        load = running.bit_length()  # 1, 2 and 3, 4 to 7, ..
+        kept: list[str] = []
+        slow: list[str] = []
+        idle: list[str] = []
+        for name in names:
+            if (self._pool.draft_ms(name) or math.inf) < SLOW_MS:
+                kept.append(name)
+            elif weights.get(name, 0.0) > 0 and self._records.get((name, load), _Record()).earns:
+                slow.append(name)
+            else:
+                idle.append(name)
+        if idle:
+            next_one = min(idle, key=lambda name: self._last.get(name, -1))
+            new = self._share > 0 and next_one not in self._last
+            # Nobody at all would mean all of them.
+            if new or not (kept or slow) or self._chance.random() < self._share:
+                slow.append(next_one)
+        self._last |= dict.fromkeys(slow, seq)
+        if slow:
+            self._running[seq] = _Followed(slow, load)
+        return () if len(kept) + len(slow) == len(names) else tuple(name for name in names if name in {*kept, *slow})
+
+    def played(self, seq: int, drafter: str, accepted: int) -> None:
+        """Note whose draft was taken, and how many tokens of it."""
+        followed = self._running.get(seq)
+        if followed is not None and accepted:
+            followed.accepted[drafter] += accepted
+
+    def closed(self, seq: int, tokens: int) -> None:
+        """A sequence ended after so many tokens of answer."""
+        followed = self._running.pop(seq, None)
+        for name in followed.slow if followed is not None else ():
+            if name in self._last:  # it may be gone
+                record = self._records.setdefault((name, followed.load), _Record())
+                record.add(tokens, followed.accepted[name])
+
+    def _forget_all_but(self, names: list[str]) -> None:
+        """Drop who is gone: should it come back, it is new."""
+        if gone := self._last.keys() - names:
+            self._last = {name: seq for name, seq in self._last.items() if name not in gone}
+            self._records = {key: record for key, record in self._records.items() if key[0] not in gone}

@@ -1,0 +1,139 @@
+"""The budget of evaluation: who follows a new sequence, by weight, speed, and what its drafts brought at a load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from paceline.actors.followers import EARNED, JUDGED_TOKENS, Followers
+from paceline.actors.generation import Generation
+from paceline.actors.messages import Member
+
+ANSWER = 128  # tokens
+JUDGED = int(JUDGED_TOKENS / ANSWER) + 2  # answers, with a little for what is forgotten meanwhile
+
+
+class Board:
+    """Everybody has the same weight, or what a test gives."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.given = dict.fromkeys(names, 1.0)
+        self.list = tuple(Member(name, "guess", f"local:{name}") for name in names)
+
+    def weights(self, seq: int) -> Mapping[str, float]:
+        return self.given
+
+    def members(self) -> Sequence[Member]:
+        return self.list
+
+
+class Pool:
+    """Whose name begins with `slow` takes 9 ms."""
+
+    def draft_ms(self, drafter: str) -> float | None:
+        return 9.0 if drafter.startswith("slow") else 0.5
+
+
+class Cluster:
+    """Sequences that begin and end one after another."""
+
+    def __init__(self, names: Sequence[str], share: float = 0.0) -> None:
+        self.board = Board(names)
+        self.followers = Followers(self.board, Pool(), share, Random(1))  # type: ignore[arg-type]
+        self._seq = 0
+
+    def answer(self, running: int = 1, accepted: Mapping[str, int] | None = None) -> set[str]:
+        """One answer: who followed it."""
+        self._seq += 1
+        chosen = self.followers.choose(self._seq, Generation("x", (1, 2), 9, frozenset()), running)
+        followed = set(chosen or self.board.given)
+        for drafter, tokens in (accepted or {}).items():
+            if drafter in followed:
+                self.followers.played(self._seq, drafter, tokens)
+        self.followers.closed(self._seq, ANSWER)
+        return followed
+
+
+def test_a_slow_drafter_that_earns_nothing_stops_following_but_for_a_sample() -> None:
+    none, some = Cluster(["fast", "slow"]), Cluster(["fast", "slow"], share=0.25)
+    for _ in range(JUDGED):
+        assert none.answer() == some.answer() == {"fast", "slow"}, "it is not judged by a few answers"
+    assert [none.answer() for _ in range(40)] == [{"fast"}] * 40
+    sampled = sum("slow" in some.answer() for _ in range(40))
+    assert 2 <= sampled <= 22  # 10 expected; outside in fewer than 1 of 1,000 seeds
+
+
+@pytest.mark.parametrize(("share", "stays"), [(0.5 * EARNED, False), (1.5 * EARNED, True)])
+def test_what_its_drafts_bring_decides(share: float, stays: bool) -> None:
+    cluster = Cluster(["fast", "slow"])
+    rest = 0.0
+    for _ in range(2 * JUDGED):
+        rest += share * ANSWER
+        cluster.answer(accepted={"slow": int(rest), "fast": 60})
+        rest -= int(rest)
+    assert ("slow" in cluster.answer()) == stays
+
+
+def test_each_load_is_judged_by_itself() -> None:
+    """What does not pay beside seven others may pay alone, and is followed again as soon as they are gone."""
+    cluster = Cluster(["fast", "slow"])
+    for _ in range(JUDGED):
+        cluster.answer(running=8)
+    assert cluster.answer(running=8) == cluster.answer(running=15) == {"fast"}
+    assert cluster.answer(running=1) == cluster.answer(running=7) == cluster.answer(running=16) == {"fast", "slow"}
+
+
+def test_a_sample_can_earn_the_place_back() -> None:
+    cluster = Cluster(["fast", "slow"], share=0.5)
+    for _ in range(JUDGED):
+        cluster.answer()
+    assert any(cluster.answer() == {"fast"} for _ in range(20))
+    for _ in range(40):  # the texts have changed: half of a text is now its own
+        cluster.answer(accepted={"slow": ANSWER // 2})
+    assert [cluster.answer() for _ in range(20)] == [{"fast", "slow"}] * 20
+
+
+def test_fast_drafters_always_follow() -> None:
+    cluster = Cluster(["fast", "fast too"])
+    assert [cluster.answer(running=32) for _ in range(3 * JUDGED)] == [{"fast", "fast too"}] * (3 * JUDGED)
+
+
+def test_one_slow_drafter_at_a_time_is_sampled_in_turn() -> None:
+    cluster = Cluster(["fast", "slow 1", "slow 2", "slow 3"], share=1.0)
+    for _ in range(JUDGED):
+        cluster.answer()
+    seen = [cluster.answer() - {"fast"} for _ in range(6)]
+    assert [len(slow) for slow in seen] == [1] * 6
+    assert seen[0] | seen[1] | seen[2] == {"slow 1", "slow 2", "slow 3"}
+    assert seen[3:] == seen[:3]
+
+
+def test_somebody_follows_where_nobody_is_fast_or_earns_it() -> None:
+    cluster = Cluster(["slow 1", "slow 2"])
+    for _ in range(JUDGED):
+        cluster.answer()
+    assert [len(cluster.answer()) for _ in range(10)] == [1] * 10
+
+
+def test_who_is_gone_comes_back_as_a_stranger() -> None:
+    cluster = Cluster(["fast", "slow"])
+    for _ in range(JUDGED):
+        cluster.answer()
+    everyone = cluster.board.list
+    cluster.board.list = everyone[:1]
+    assert cluster.answer() == {"fast"}
+    cluster.board.list = everyone
+    assert cluster.answer() == {"fast", "slow"}
+
+
+@pytest.mark.parametrize("fields", [{"drafters": ("slow",)}, {"policy": "uniform"}, {"speculate": False}])
+def test_requests_that_name_what_they_want_get_it_and_teach_nothing(fields: dict[str, Any]) -> None:
+    cluster = Cluster(["fast", "slow"])
+    for number in range(2 * JUDGED):
+        chosen = cluster.followers.choose(-number, Generation("x", (1, 2), 9, frozenset(), **fields), 1)
+        assert chosen == fields.get("drafters", ())
+        cluster.followers.closed(-number, ANSWER)
+    assert cluster.answer() == {"fast", "slow"}
