@@ -12,7 +12,8 @@ cluster is started for its blocks. Nothing is kept between requests.
 Throughput is the median over the repetitions, and ratios are taken within each; latencies are percentiles over all
 answers. `first token` is the time to the first event that carries text, `gap` the time between two such events, which
 is what a reader sees (an event holds all tokens of a round), and `per token` an answer's mean time for each further
-token. With `--rows FILE` every cell is kept there, and a run that was interrupted goes on where it stopped.
+token. With `--rows FILE` every cell is kept there, and a run that was interrupted, or that `--minutes` ended, goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -85,9 +89,13 @@ def main() -> None:
         "--vllm-env", action="append", default=[], metavar="NAME=VALUE", help="of vLLM's process; may be repeated"
     )
     parser.add_argument("--rows", type=Path, default=None, help="keep every cell's figures here, and resume from it")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no cell after so long; needs --rows")
     parser.add_argument("--plot", type=Path, default=None, help="PNG file to draw")
     add_out(parser)
     options = parser.parse_args()
+    if options.minutes is not None and options.rows is None:
+        parser.error("--minutes: needs --rows FILE, to go on from")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and with it what was started
     source = provenance()  # now: the tree may change while it runs
     levels = sorted({int(text) for text in options.levels.split(",")})
     prompts = in_turn(read_prompts(options.prompts))
@@ -97,7 +105,7 @@ def main() -> None:
     load_report.show(summary, f"up to {options.tokens} tokens an answer, T={options.temperature:g}")
     if options.plot is not None:
         load_report.draw(summary, options.plot, source["cpu"], source["cores"])
-    fixed = {"tokens": options.tokens, "temperature": options.temperature, "repeats": options.repeats}
+    fixed = {"asked_for": asked_for(options), "repeats": options.repeats}
     put({"benchmark": "load", **fixed, **summary, **source}, options.out)
 
 
@@ -115,9 +123,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per cell: a repetition of a system at a level."""
     rows = kept_rows(options.rows)
+    for row in rows:
+        if row["asked"] != asked_for(options):
+            raise SystemExit(f"{options.rows}: holds cells of {row['asked']}; expected {asked_for(options)}")
     done = {(row["repeat"], row["level"], row["system"]) for row in rows}
     tokenizer = ChatTokenizer(resolve("embedded").path)
-    bar = tqdm(total=options.repeats * len(levels) * len(systems), initial=len(done), unit="cell")
+    total = options.repeats * len(levels) * len(systems)
+    ends_s = None if options.minutes is None else time.monotonic() + 60.0 * options.minutes
+    bar = tqdm(total=total, initial=len(done), unit="cell")
     with Servers(options, max(levels)) as servers, bar:
         for repeat, block in blocks(systems, options.repeats):
             missing = [
@@ -131,6 +144,8 @@ def measure(
                 if servers.start(server):
                     warm_up(servers.url(server), [s for s in block if s.server == server], levels, prompts)
             for level, system in missing:
+                if ends_s is not None and time.monotonic() >= ends_s:
+                    raise SystemExit(f"{len(rows)} of {total} cells are measured; the same command goes on with them")
                 row = cell(servers.url(system.server), system, level, prompts, repeat, tokenizer, options)
                 rows.append(row)
                 if options.rows is not None:
@@ -239,6 +254,7 @@ def cell(
         "repeat": repeat,
         "level": level,
         "system": system.name,
+        "asked": asked_for(options),
         "answers": count,
         "tokens": sum(answer.tokens for answer in load.answers),
         "rounds": sum(rounds) if rounds else None,
@@ -251,6 +267,11 @@ def cell(
             if answer.tokens > 1
         ],
     }
+
+
+def asked_for(options: argparse.Namespace) -> dict[str, Any]:
+    """What all cells of a comparison have in common."""
+    return {"tokens": options.tokens, "temperature": options.temperature, "waves": options.waves}
 
 
 def body(prompt: Prompt, system: System, tokens: int, temperature: float) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def test_ratios_are_taken_within_a_repetition(tmp_path: Path) -> None:
     assert figures["tokens_per_round"] == 2.0
     assert figures["first_token_ms"] == {"p50": 20.0, "p95": 30.0, "p99": 30.0}
     assert figures["gap_ms"] == {"p50": 2.0, "p95": 30.0, "p99": 30.0}
-    assert summary["asked"] == {
+    assert summary["held_to"] == {
         "no slower than plain at any level": {"at_least": 0.98, "measured": 0.9, "level": "12"},
         "faster than vllm-ngram at 12": {"at_least": 1.1, "measured": 1.5, "level": "12"},
     }

@@ -17,8 +17,9 @@ import torch
 from engine_rig import EvenBoard, GuessHost, Rig, crowd, rig
 from table_model import TableModel
 
+from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.causal_model import Step
-from paceline.actors.engine import SLOW_MS, Engine, EngineLimits
+from paceline.actors.engine import Engine, EngineLimits
 from paceline.actors.errors import EngineError, NotReady, Overloaded, RequestError
 from paceline.actors.messages import Draft, DrafterBatch, DrafterReply, Score
 from paceline.actors.sampling import Sampling
