@@ -35,6 +35,7 @@ from paceline.actors.messages import (
     DraftTiming,
     Heartbeat,
     Score,
+    SelectorSnapshot,
     SequenceOpened,
     SequenceRound,
     TargetReport,
@@ -52,6 +53,7 @@ PROMPT = 100
 LIFE = 64  # rounds of a sequence, after which another one takes its place
 AHEAD = 4  # steps sent before the selector has taken them: scores may not run further ahead than its rings are long
 WARM_UP = 8  # steps
+STILL_S = 2.0  # without any progress: what has not come was dropped
 MESSAGE_BYTES = 64 << 20
 
 
@@ -76,6 +78,7 @@ class Load:
         self._names = [f"drafter-{number}" for number in range(drafters)]
         self._sequences = sequences
         self._steps = 0
+        self._lost: dict[str, int] = {}  # scores by drafter that will not be taken any more
         self._queues: list[SimpleQueue[Any]] = [SimpleQueue() for _ in range(drafters + 1)]
         self._lock = Lock()
         self._sent: dict[int, float] = {}  # sequence -> when the oldest report went out that no weights have followed
@@ -113,7 +116,7 @@ class Load:
             self.caught_up()
             opening = TargetReport("target", opened=report.opened, closed=report.closed)
             self._queues[0].put(selector_wire.encode_reports([opening]))
-            self._settle(lambda snapshot: snapshot.sequences == self._sequences)
+            self._opened()
             report.opened.clear()
             report.closed.clear()
         for column, (name, queue) in enumerate(zip(self._names, self._queues[1:], strict=True)):
@@ -127,15 +130,30 @@ class Load:
         self._steps += 1
 
     def caught_up(self, behind: int = 0) -> None:
-        """Wait until the selector has taken all steps but the last few, scores included."""
+        """Wait until the selector has taken all steps but the last few, the scores of every single drafter included.
+
+        Scores that came too late at a fixed pace were dropped: when nothing has moved for a while, they are written
+        off here, and the selector's own counts tell of them.
+        """
         steps = self._steps - behind
-        rounds, scored = steps * self._sequences, steps * self._sequences * TOKENS * len(self._names)
-        self._settle(
-            lambda snapshot: (
-                sum(d.rounds for d in snapshot.drafters) >= rounds
-                and sum(d.scored for d in snapshot.drafters) >= scored
-            )
-        )
+        rounds, scored = steps * self._sequences, steps * self._sequences * TOKENS
+
+        def missing(snapshot: SelectorSnapshot) -> bool:
+            few = sum(d.rounds for d in snapshot.drafters) < rounds
+            return few or any(d.scored + self._lost.get(d.drafter, 0) < scored for d in snapshot.drafters)
+
+        moved_s, seen = time.monotonic(), None
+        while missing(snapshot := self._snapshot()):
+            state = [(d.rounds, d.scored) for d in snapshot.drafters]
+            if state != seen:
+                moved_s, seen = time.monotonic(), state
+            elif time.monotonic() - moved_s > STILL_S:
+                if sum(d.rounds for d in snapshot.drafters) < rounds:
+                    raise SystemExit(f"the selector took only {sum(r for r, _ in state)} of {rounds} rounds")
+                sent = self._steps * self._sequences * TOKENS
+                self._lost = {d.drafter: sent - d.scored for d in snapshot.drafters}
+                return
+            time.sleep(0.004)
 
     def close(self) -> None:
         """Hang up."""
@@ -145,14 +163,16 @@ class Load:
         self._reader.join()
         self._channel_context.__exit__(None, None, None)
 
-    def _settle(self, done: Any) -> None:
+    def _opened(self) -> None:
+        """Wait until the selector knows this life's sequences, and no others."""
         deadline = time.monotonic() + 30.0
-        while not done(
-            selector_wire.decode_snapshot(self._stub.Snapshot(pb.SnapshotRequest(version=PROTOCOL_VERSION)))
-        ):
+        while (snapshot := self._snapshot()).sequences != self._sequences:
             if time.monotonic() > deadline:
-                raise SystemExit("the selector did not take what was sent within 30 s")
+                raise SystemExit(f"the selector holds {snapshot.sequences} sequences; expected {self._sequences}")
             time.sleep(0.004)
+
+    def _snapshot(self) -> SelectorSnapshot:
+        return selector_wire.decode_snapshot(self._stub.Snapshot(pb.SnapshotRequest(version=PROTOCOL_VERSION)))
 
     def _read(self) -> None:
         try:

@@ -13,7 +13,7 @@ from paceline.actors.generation import Generation
 from paceline.actors.messages import Member
 
 ANSWER = 128  # tokens
-JUDGED = int(JUDGED_TOKENS / ANSWER) + 2  # answers, with a little for what is forgotten meanwhile
+JUDGED = int(JUDGED_TOKENS / ANSWER) + 3  # answers, some for what is forgotten meanwhile
 
 
 class Board:
@@ -49,7 +49,7 @@ class Cluster:
         """One answer: who followed it."""
         self._seq += 1
         chosen = self.followers.choose(self._seq, Generation("x", (1, 2), 9, frozenset()), running)
-        followed = set(chosen or self.board.given)
+        followed = set(chosen or (member.drafter for member in self.board.list))
         for drafter, tokens in (accepted or {}).items():
             if drafter in followed:
                 self.followers.played(self._seq, drafter, tokens)
