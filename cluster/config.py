@@ -61,7 +61,11 @@ class TargetConfig(Settings):
     threads: int | None = Field(None, ge=1, description="CPU threads of its forward; default: all cores")
     replicas: int = Field(1, ge=1)
     max_sequences: int = Field(8, ge=1, description="sequences decoded together")
-    max_tokens_in_flight: int = Field(16384, ge=1, description="prompt + answer tokens of all running sequences")
+    max_tokens_in_flight: int = Field(
+        16384,
+        ge=1,
+        description="prompt + answer tokens that running sequences hold at a time; when all are taken, the newest wait",
+    )
     prefix_cache_tokens: int = Field(
         8192, ge=0, description="positions of earlier texts kept for prompts that begin alike; 0 shares nothing"
     )
