@@ -154,6 +154,12 @@ class HttpConfig(Settings):
     port: int = Field(8000, ge=1, le=65535)
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
     max_choices: int = Field(8, ge=1, description="most `n` of a request")
+    drain_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="seconds that running completions have to end in when the server is stopped; then they are ended",
+    )
     operator_token: str | None = Field(
         None,
         min_length=8,

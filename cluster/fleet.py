@@ -125,6 +125,13 @@ class Fleet:
         reply: RequestList = await self._actors.call(self._selector, "requests", limit, within_s=_EXPLAIN_S)
         return reply
 
+    async def save(self) -> None:
+        """Have the selector write what it learned; one that does not answer wrote it a while ago."""
+        try:
+            await self._actors.call(self._selector, "save")
+        except (TimeoutError, NotReady, ray.exceptions.RayError) as error:
+            logger.warning("the selector did not save its state: %s", cause(error))
+
     async def trace(self, since_ns: int) -> dict[str, list[Span]]:
         """Spans of the selector's and every drafter's process by actor name; one that does not answer is left out."""
         names = {"selector": self._selector}

@@ -126,6 +126,8 @@ def run(
             _wait(host, signals)
         except KeyboardInterrupt:
             failed = False
+            if up:
+                _drain(config, application, progress)
         finally:
             with progress.step("stopping"):
                 if host.joined:
@@ -265,6 +267,18 @@ def _metrics_places(config: ClusterConfig, host: RayHost, url: str) -> list[str]
     if "ray" in config.metrics.export:
         places += [f"by Ray at http://{address}/metrics" for address in host.metrics_addresses()]
     return places
+
+
+def _drain(config: ClusterConfig, application: ServeApplication, progress: StartProgress) -> None:
+    """Let running requests end, and say what became of them."""
+    try:
+        with progress.step("ending what runs"):
+            ran, ended = application.drain(config.http.drain_s)
+    except NotReady as error:
+        progress.note(str(error))
+    else:
+        if ended:
+            progress.note(f"{ended} of {ran} requests were ended after {config.http.drain_s:g} s (http.drain_s)")
 
 
 def _wait(host: RayHost, signals: StopSignals) -> None:
