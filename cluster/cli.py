@@ -301,8 +301,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     from paceline.cluster.record_command import record
+    from paceline.cluster.stop_signals import StopSignals
 
-    return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
+    with StopSignals(lambda: None):  # SIGTERM, too, ends a recording and loses none
+        return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
