@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paceline.actors.errors import PacelineError
 
-_URL = "http://127.0.0.1:8000"
+_URL = "http://127.0.0.1:8000"  # `client.DEFAULT_URL`, without its imports
 
 
 def main(argv: list[str] | None = None) -> int:
