@@ -55,16 +55,6 @@ class TestHistogram:
         assert histogram.count.total == 8
         assert histogram.count.sum_s == pytest.approx(9.25)
 
-    def test_quantiles_lie_on_a_line_through_their_bucket(self) -> None:
-        histogram = LatencyHistogram((1.0, 2.0, 4.0))
-        assert histogram.quantile_s(0.5) is None
-        histogram.observe(0.5, times=10)
-        histogram.observe(3.0, times=10)
-        assert histogram.quantile_s(0.25) == pytest.approx(0.5)
-        assert histogram.quantile_s(0.75) == pytest.approx(3.0)
-        histogram.observe(100.0, times=80)
-        assert histogram.quantile_s(0.99) == 4.0
-
     def test_bounds_that_do_not_ascend_are_refused(self) -> None:
         with pytest.raises(ValueError, match="ascending"):
             LatencyHistogram((1.0, 1.0))

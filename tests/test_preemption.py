@@ -1,4 +1,4 @@
-"""Admission by memory: long answers that are only allowed keep nobody out, and where memory runs out nothing is lost."""
+"""Admission by memory: answers that are only allowed keep nobody out, and where memory runs out nothing is lost."""
 
 from __future__ import annotations
 
