@@ -77,6 +77,13 @@ class CausalModel(Protocol):
         """A cache that grows as needed: empty, or holding a beginning of `prompt` that was run before."""
         ...
 
+    def positions_held(self, caches: Sequence[Cache]) -> int:
+        """Positions of memory that `caches`, all that there are of this model, take together; any thread may ask.
+
+        Whole blocks where memory is in blocks; what several share counts once.
+        """
+        ...
+
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:
         """Append every step's tokens to its cache and return logits.
 

@@ -1,5 +1,5 @@
 """Continuous batching: requests join and leave between rounds, within bounds; beyond them they wait, beyond that they
-are refused.
+are refused. Where the memory of keys and values runs out meanwhile, the newest gives its own back and goes on later.
 
 One thread runs `run`; `submit` and `abort` may be called from any. Every accepted generation ends in exactly one
 terminal event: a chunk with a finish reason, or an error.
@@ -23,6 +23,7 @@ from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.followers import Followers
 from paceline.actors.generation import Chunk, Generation
+from paceline.actors.kv_budget import KVBudget
 from paceline.actors.messages import SequenceOpened
 from paceline.actors.pace import Pace
 from paceline.actors.ports import DrafterPool, WeightsBoard
@@ -39,7 +40,8 @@ _IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that link
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together.
+    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together: those
+    that one request may come to, and those that all running sequences hold at a time.
 
     `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
     `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
@@ -103,7 +105,9 @@ class Engine:
         )
         self._ids = itertools.count(secrets.randbits(31) << 32)  # unique across targets and their restarts
         self._changed = threading.Condition()
+        self._budget = KVBudget(model, limits.kv_tokens, limits.max_draft)
         self._waiting: deque[_Waiting] = deque()
+        self._preempted: deque[Sequence] = deque()  # they go before those that wait, the oldest first
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
         self._followers = Followers(board, pool, limits.evaluation_share, self._chance)
@@ -117,13 +121,13 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Generations queued."""
-        return len(self._waiting)
+        """Generations queued, and sequences that were preempted."""
+        return len(self._preempted) + len(self._waiting)
 
     @property
     def kv_usage(self) -> float:
-        """The share of `max_tokens_in_flight` that is promised to running sequences: at 1 nobody is admitted."""
-        return self._in_flight(list(self._running)) / self._limits.max_tokens_in_flight
+        """The share of `max_tokens_in_flight`, half-filled blocks included, that running sequences hold."""
+        return self._budget.usage(list(self._running))
 
     def submit(self, generation: Generation, listener: Listener) -> None:
         """Queue a generation; its chunks go to `listener`, on the engine's thread.
@@ -138,7 +142,7 @@ class Engine:
             if self._stopping:
                 raise NotReady("the target is shutting down")
             # Together: between two rounds also those wait for which there is room.
-            running, waiting = len(self._running), len(self._waiting)
+            running, waiting = len(self._running), self.waiting
             if running + waiting >= self._limits.max_sequences + self._limits.max_queue:
                 raise Overloaded(
                     f"{running} requests run and {waiting} wait, the most that this target takes",
@@ -155,7 +159,7 @@ class Engine:
                     self._waiting.remove(waiting)
                     waiting.listener(Chunk([], "abort"))
                     return
-            if any(sequence.generation.request_id == request_id for sequence in self._running):
+            if any(sequence.generation.request_id == request_id for sequence in (*self._running, *self._preempted)):
                 self._aborted.add(request_id)
 
     def stop(self) -> None:
@@ -199,16 +203,15 @@ class Engine:
         """Take what fits from the queue; wait while there is nothing to do. False when stopping."""
         admitted = []
         with self._changed:
-            while not (self._stopping or self._running or self._waiting):
+            while not (self._stopping or self._running or self._preempted or self._waiting):
                 self._changed.wait(_IDLE_S)
                 self._pool.usable()
             if self._stopping:
                 return False
-            in_flight = self._in_flight(self._running)
-            while self._waiting and len(self._running) < self._limits.max_sequences:
+            room = self._resume()
+            while room and self._waiting and len(self._running) < self._limits.max_sequences:
                 generation = self._waiting[0].generation
-                in_flight += len(generation.prompt) + generation.max_tokens
-                if in_flight > self._limits.max_tokens_in_flight:
+                if not self._budget.admits(self._running, len(generation.prompt), generation.max_tokens):
                     break
                 waiting = self._waiting.popleft()
                 seq = next(self._ids)
@@ -235,11 +238,30 @@ class Engine:
                 self._pool.open(sequence)
         return True
 
-    @staticmethod
-    def _in_flight(sequences: list[Sequence]) -> int:
-        return sum(s.prompt_tokens + s.generation.max_tokens for s in sequences)
+    def _resume(self) -> bool:
+        """Let preempted sequences go on where there is room again; whether all do, so that others may join."""
+        while self._preempted and len(self._running) < self._limits.max_sequences:
+            sequence = self._preempted[0]
+            if not self._budget.admits(self._running, len(sequence.tokens), sequence.remaining):
+                break
+            sequence.cache = self._model.new_cache(sequence.tokens)
+            self._running.append(self._preempted.popleft())
+        return not self._preempted
+
+    def _make_room(self) -> None:
+        """Preempt the newest sequences, so that the others' next round has the memory it may need.
+
+        A preempted one keeps its tokens, its randomness and its drafters' sessions; only its cache is filled anew.
+        """
+        while len(self._running) > 1 and not self._budget.fits(self._running):
+            with self._changed:
+                sequence = self._running.pop()
+                self._preempted.appendleft(sequence)
+            sequence.cache = self._model.new_cache()
+            self.counts.preemptions += 1
 
     def _round(self) -> None:
+        self._make_room()
         batch = list(self._running)
         with span("round", sequences=len(batch)):
             chunks = speculative_round(batch, self._setup)
@@ -255,10 +277,13 @@ class Engine:
                 self._release(sequence)
             if chunk is not None or sequence.finished is not None:
                 sequence.listener(replace(chunk or Chunk([]), finish_reason=sequence.finished))
+        for sequence in [s for s in self._preempted if s.generation.request_id in aborted]:
+            self._release(sequence)
+            sequence.listener(Chunk([], "abort"))
 
     def _release(self, sequence: Sequence) -> None:
         with self._changed:
-            self._running.remove(sequence)
+            (self._running if sequence in self._running else self._preempted).remove(sequence)
             self._departures.note()
         if sequence.generation.speculate:
             self._pool.close(sequence.seq)
@@ -272,7 +297,7 @@ class Engine:
             waiting = list(self._waiting) if self._stopping else []
             if self._stopping:
                 self._waiting.clear()
-        for sequence in list(self._running):
+        for sequence in [*self._running, *(self._preempted if self._stopping else ())]:
             self._release(sequence)
             sequence.listener(error)
         for item in waiting:

@@ -27,6 +27,7 @@ class EngineCounts:
         prompt_tokens: Of admitted requests.
         cached_tokens: Those of them whose keys and values were there already.
         generated_tokens: Committed tokens.
+        preemptions: Times a running sequence gave its keys and values back, to be run again when there is room.
         queue_s: How long requests waited for a place.
     """
 
@@ -39,6 +40,7 @@ class EngineCounts:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.generated_tokens = 0
+        self.preemptions = 0
         self.queue_s = LatencyHistogram(REQUEST_BOUNDS_S)
 
     def admitted(self, prompt_tokens: int, cached_tokens: int, waited_s: float) -> None:

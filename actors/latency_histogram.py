@@ -55,24 +55,3 @@ class LatencyHistogram:
     def count(self) -> HistogramCount:
         """All observations so far."""
         return HistogramCount(tuple(self._counts), self._sum_s)
-
-    def quantile_s(self, share: float) -> float | None:
-        """The duration that `share` of the observations do not exceed, on a line through its bucket; None before any.
-
-        In the last bucket, which has no bound, it is the greatest bound.
-
-        Raises:
-            ValueError: `share` is not between 0 and 1.
-        """
-        if not 0.0 <= share <= 1.0:
-            raise ValueError(f"share: {share}; expected 0 to 1")
-        counts = self.count
-        wanted, below = share * counts.total, 0
-        for index, number in enumerate(counts.counts):
-            if number and below + number >= wanted:
-                if index == len(self.bounds_s):
-                    break
-                low = self.bounds_s[index - 1] if index else 0.0
-                return low + (self.bounds_s[index] - low) * (wanted - below) / number
-            below += number
-        return self.bounds_s[-1] if counts.total else None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from paceline.actors.causal_model import Step, check_feature_layers
+from paceline.actors.causal_model import Cache, Step, check_feature_layers
 from paceline.actors.checkpoint import Checkpoint
 from paceline.actors.cuda_graphs import ROWS as CUDA_ROWS
 from paceline.actors.cuda_graphs import CudaGraphs, CudaRecorder, Recorder
@@ -88,6 +88,10 @@ class Llama:
     def new_cache(self, prompt: Sequence[int] = ()) -> LlamaCache:
         """A cache that grows as needed, holding the beginning of `prompt` that the pool knows."""
         return self._stack.new_cache(prompt)
+
+    def positions_held(self, caches: Sequence[Cache]) -> int:
+        """Positions of the blocks that caches hold; see `CausalModel.positions_held`."""
+        return self.pool.held * BLOCK
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:

@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # connections per download; each goes on where the last one broke
 TIMEOUT_S = 60.0
-LOCATE_TIMEOUT_S = 180.0
 
 Pip = Callable[[Sequence[str]], str]
 

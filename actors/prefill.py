@@ -16,7 +16,7 @@ def share_prefill(batch: list[Sequence], most: int) -> tuple[list[Sequence], lis
     ready: list[Sequence] = []
     parts: list[Step] = []
     for sequence in batch:
-        if len(sequence.tokens) > sequence.prompt_tokens:
+        if not sequence.prefilling:
             ready.append(sequence)
             continue
         pending = sequence.pending

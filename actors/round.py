@@ -67,6 +67,7 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
 
     # verify: one forward over every sequence's last token and its draft
     verifying = time.perf_counter()
+    prefill = bool(parts) or any(s.prefilling for s in ready)
     lengths = [len(drafts[s.seq].tokens) if s.seq in drafts else 0 for s in ready]
     positions = sum(lengths) + len(ready)
     with span("verify", sequences=len(ready), positions=positions):
@@ -74,7 +75,6 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
     with span("judge"):
         verdicts = judge(ready, drafts, logits, lengths)
     ended = time.perf_counter()
-    prefill = bool(parts) or any(len(s.tokens) == s.prompt_tokens for s in ready)
     verify_ms = 0.0 if prefill else (ended - verifying) * 1e3
 
     # commit: tokens to the sequence, the cache back to the accepted prefix

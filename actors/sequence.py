@@ -21,7 +21,8 @@ class Sequence:
     """A generation in progress.
 
     Between rounds the target's cache holds every token but the last, whose forward is the next round's first position.
-    Fresh sequences hold at most what the model knew of their prompt: their first round runs the rest.
+    Fresh sequences hold at most what the model knew of their prompt: their first round runs the rest. So do those that
+    were preempted, with all their tokens; nothing else of them was lost.
     """
 
     def __init__(
@@ -62,9 +63,14 @@ class Sequence:
         """Committed tokens that the target's cache does not hold yet."""
         return self.tokens[self.cache.length :]
 
+    @property
+    def prefilling(self) -> bool:
+        """Whether more than the last token is to be run: of its prompt, or of all that it was when it was preempted."""
+        return len(self.tokens) == self.prompt_tokens or len(self.tokens) - self.cache.length > 1
+
     def draft_limit(self, max_draft: int) -> int:
         """Most tokens worth drafting now: the bonus token always takes one of those that remain."""
-        if not self.generation.speculate or len(self.tokens) == self.prompt_tokens:
+        if not self.generation.speculate or self.prefilling:
             return 0
         own = self.generation.max_draft
         return max(0, min(max_draft if own is None else min(own, max_draft), self.remaining - 1))

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from paceline.actors.causal_model import NO_FEATURES, Step, check_feature_layers, check_feature_range
+from paceline.actors.causal_model import NO_FEATURES, Cache, Step, check_feature_layers, check_feature_range
 from paceline.actors.errors import ModelSourceError
 from paceline.actors.step_check import check_steps
 
@@ -101,6 +101,10 @@ class TransformersModel:
         if not self.feature_layers:
             return TransformersCache()
         return TransformersCache(torch.empty(0, self._feature_width, dtype=self.dtype, device=self.device))
+
+    def positions_held(self, caches: Sequence[Cache]) -> int:
+        """The caches' lengths together; see `CausalModel.positions_held`."""
+        return sum(cache.length for cache in caches)
 
     @torch.inference_mode()
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:

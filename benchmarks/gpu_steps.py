@@ -152,6 +152,10 @@ class TimedModel:
         """The model's."""
         return self._model.new_cache(prompt)
 
+    def positions_held(self, caches: Sequence[Cache]) -> int:
+        """The model's."""
+        return self._model.positions_held(caches)
+
     def forward(self, steps: Sequence[Step]) -> torch.Tensor:
         """The model's, timed."""
         began = time.perf_counter()

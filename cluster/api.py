@@ -28,6 +28,7 @@ from paceline.cluster.completion import Completion
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.dashboard_pages import DashboardPages
 from paceline.cluster.drafters_api import DrafterEndpoints
+from paceline.cluster.drain_gate import Drain, DrainGate
 from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
 from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
@@ -70,11 +71,12 @@ def create_api(
         stop_ids: Token ids that end a text.
 
     Returns:
-        The application; `state.requests` are its `RequestMetrics`.
+        The application; `state.requests` are its `RequestMetrics`, `state.drain` is what ends it (`Drain`).
     """
     api = FastAPI(title="paceline", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     activity = Activity()
     requests = api.state.requests = RequestMetrics(model_name, config.selector.policy, _COMPLETIONS)
+    drain = api.state.drain = Drain()
     planner = Planner(tokenizer, config, model_name, max_context, stop_ids, backend.drafter_names)
     document = openapi_document(model_name, keyed=bool(config.http.api_keys))
     endpoints = _Endpoints(
@@ -87,6 +89,7 @@ def create_api(
         LiveFeed(backend, activity, config, model_name),
         requests,
         document,
+        drain,
     )
     tokens = TokenizeEndpoints(tokenizer, planner, max_context)
     explain = ExplainEndpoints(backend, tokenizer.decode, config.selector.explain_requests)
@@ -120,6 +123,7 @@ def create_api(
     if config.http.api_keys:
         api.add_middleware(AccessGuard, keys=config.http.api_keys)
     api.add_middleware(BodyLimit, max_bytes=config.http.max_body_bytes)  # the last one added is the first one asked
+    api.add_middleware(DrainGate, drain=drain, paths=_COMPLETIONS)
     api.add_middleware(RequestClock, metrics=requests)  # outermost: it sees every answer
     return api
 
@@ -136,6 +140,7 @@ class _Endpoints:
         feed: LiveFeed,
         requests: RequestMetrics,
         document: dict[str, Any],
+        drain: Drain,
     ) -> None:
         self._backend = backend
         self._requests = requests
@@ -143,6 +148,7 @@ class _Endpoints:
         self._tokenizer = tokenizer
         self._planner = planner
         self._document = document
+        self._drain = drain
         self._model_name = model_name
         self._activity = activity
         self._feed = feed
@@ -174,6 +180,7 @@ class _Endpoints:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
+        self._drain.check()
         status = await self._backend.status()
         if not status.ready:
             raise NotReady("no target replica answers")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paceline.actors.errors import PacelineError
 
-_URL = "http://127.0.0.1:8000"
+_URL = "http://127.0.0.1:8000"  # `client.DEFAULT_URL`, without its imports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -301,8 +301,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     from paceline.cluster.record_command import record
+    from paceline.cluster.stop_signals import StopSignals
 
-    return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
+    with StopSignals(lambda: None):  # SIGTERM, too, ends a recording and loses none
+        return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

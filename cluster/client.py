@@ -22,6 +22,7 @@ from paceline.cluster.drafter_control import DrafterView
 from paceline.cluster.explanation import Explanation, RequestList
 
 T = TypeVar("T")
+DEFAULT_URL = "http://127.0.0.1:8000"  # that commands take where none is given
 
 _STATUS: TypeAdapter[ClusterStatus] = TypeAdapter(ClusterStatus)
 _EXPLANATION: TypeAdapter[Explanation] = TypeAdapter(Explanation)
@@ -104,6 +105,11 @@ class Client:
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
+
+    @property
+    def option(self) -> str:
+        """What commands need to be given to reach the same endpoint, with a space before it; empty where nothing."""
+        return "" if self.url == DEFAULT_URL else f" --url {self.url}"
 
     def is_ready(self) -> bool:
         """Whether `/ready` says yes; no answer at all is a no."""

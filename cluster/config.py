@@ -7,13 +7,14 @@ expected.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, WithJsonSchema, model_validator
 
-from paceline.actors.drafter_registry import check_options
+from paceline.actors.drafter_registry import MODEL_KINDS, check_options, option_shapes
 from paceline.actors.errors import ConfigError
 from paceline.actors.model_facts import Quantization
 from paceline.cluster.policy_options import PolicyName, PolicyOptions
@@ -23,6 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RESERVED_NAMES = ("plain", "ingress", "target", "selector")  # what statistics and traces call other parts
 DType = Literal["float32", "bfloat16", "float16"]
+_DEVICE = "^(cpu|cuda(:[0-9]{1,3})?)$"
 _SECRET = ("api_keys", "operator_token", "token")  # fields whose values no error shows
 
 
@@ -34,6 +36,15 @@ def _visible(key: SecretStr) -> SecretStr:
 
 
 ApiKey = Annotated[SecretStr, AfterValidator(_visible)]
+
+
+def _known_device(device: str) -> str:
+    if not re.search(_DEVICE, device) or "\n" in device:
+        raise ValueError("expected cpu, cuda or cuda:N")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_known_device), WithJsonSchema({"type": "string", "pattern": _DEVICE})]
 
 
 class Resources(Settings):
@@ -57,11 +68,15 @@ class TargetConfig(Settings):
     quantization: Quantization = Field(
         "none", description="int8 or int4 hold the weights in fewer bits; on a CPU, for Llama-like models"
     )
-    device: str = "cpu"
+    device: Device = "cpu"
     threads: int | None = Field(None, ge=1, description="CPU threads of its forward; default: all cores")
     replicas: int = Field(1, ge=1)
     max_sequences: int = Field(8, ge=1, description="sequences decoded together")
-    max_tokens_in_flight: int = Field(16384, ge=1, description="prompt + answer tokens of all running sequences")
+    max_tokens_in_flight: int = Field(
+        16384,
+        ge=1,
+        description="prompt + answer tokens that running sequences hold at a time; when all are taken, the newest wait",
+    )
     prefix_cache_tokens: int = Field(
         8192, ge=0, description="positions of earlier texts kept for prompts that begin alike; 0 shares nothing"
     )
@@ -83,12 +98,18 @@ class DrafterConfig(Settings):
 
     name: Name
     kind: str
-    device: str = "cpu"
+    device: Device = Field("cpu", description="cpu, cuda or cuda:N; only kinds that run a model have the choice")
     threads: int = Field(1, ge=1)
     max_sessions: int = Field(64, ge=1, description="sequences that each replica holds")
     replicas: int = Field(1, ge=1, le=64, description="processes of it; each needs its own resources")
     resources: Resources = Field(Resources(), description="of each replica")
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _device_has_an_effect(self) -> DrafterConfig:
+        if self.device != "cpu" and self.kind in option_shapes() and self.kind not in MODEL_KINDS:
+            raise ValueError(f"device: got {self.device!r}; expected cpu, since kind {self.kind} runs no model")
+        return self
 
 
 class SpeculationConfig(Settings):
@@ -150,6 +171,12 @@ class HttpConfig(Settings):
     port: int = Field(8000, ge=1, le=65535)
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
     max_choices: int = Field(8, ge=1, description="most `n` of a request")
+    drain_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="seconds that running completions have to end in when the server is stopped; then they are ended",
+    )
     operator_token: str | None = Field(
         None,
         min_length=8,

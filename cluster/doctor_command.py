@@ -24,11 +24,12 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from paceline.actors.environment import cache_folder
+from paceline.actors.environment import cache_folder, ray_address
 from paceline.actors.errors import ConfigError, ModelSourceError, PacelineError
 from paceline.cluster.client import Client
 from paceline.cluster.config import ClusterConfig, load_config
 from paceline.cluster.http_port import address_of, check_port
+from paceline.cluster.serve_command import checked, local_size
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def examine(config_file: Path | None) -> list[Check]:
         lambda: check_http(config),
         check_processor,
         lambda: check_devices(config),
+        lambda: check_resources(config),
         check_memory,
         check_disk,
         check_shared_memory,
@@ -98,7 +100,7 @@ def check_config(config_file: Path | None) -> tuple[Check, ClusterConfig]:
     if chosen is None:
         return Check("settings", "ok", "the defaults (no file given)"), ClusterConfig()
     try:
-        config = load_config(chosen)
+        config = checked(load_config(chosen))
     except ConfigError as error:
         return Check("settings", "fail", str(error), "mend that field"), ClusterConfig()
     return Check("settings", "ok", f"{chosen}: {len(config.drafters)} drafters"), config
@@ -199,6 +201,21 @@ def check_devices(config: ClusterConfig) -> Check:
         return Check("devices", "fail", f"{found}, but the settings ask for {', '.join(sorted(wanted))}",
                      "set `device: cpu`, or install a CUDA build of torch and the driver")  # fmt: skip
     return Check("devices", "ok", found)
+
+
+def check_resources(config: ClusterConfig) -> Check:
+    """What the settings ask of Ray, against what a Ray of our own on this machine would have."""
+    import torch
+
+    from paceline.cluster.placement import Node, lacking_of
+
+    if (address := ray_address()) is not None:
+        return Check("resources", "ok", f"asked of the Ray at {address} when it is joined (RAY_ADDRESS)")
+    num_cpus, custom = local_size(config)
+    total = {"num_cpus": float(num_cpus), "num_gpus": float(torch.cuda.device_count()), **custom}
+    if (lacking := lacking_of(config, [Node("this machine", total, total)])) is not None:
+        return Check("resources", "fail", lacking, "ask for less, or join a Ray that has it (`--address`)")
+    return Check("resources", "ok", "a local Ray has what the settings ask for")
 
 
 def check_memory() -> Check:

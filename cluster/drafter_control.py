@@ -125,11 +125,15 @@ def check_drafter(document: Mapping[str, Any], taken: Collection[str], layers: C
         drafter = DrafterConfig.model_validate(dict(document))
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
-        param = ".".join(str(part) for part in item["loc"])
-        shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r:.80})"
+        place = [str(part) for part in item["loc"]]
         words = item["msg"].removeprefix("Value error, ")
-        message = f"{param}: {words}{shown}" if param else words
-        raise RequestError(message, param or words.partition(":")[0]) from None
+        if isinstance(item["input"], dict) and item["type"] == "value_error":
+            field, _, words = words.partition(": ")  # what looks at several fields names the wrong one itself
+            place.append(field)
+        elif not isinstance(item["input"], dict):
+            words += f" (got {item['input']!r:.80})"
+        param = ".".join(place)
+        raise RequestError(f"{param}: {words}", param) from None
     if drafter.name in RESERVED_NAMES:
         raise RequestError(f"name: {drafter.name!r} is one of paceline's own ({', '.join(RESERVED_NAMES)})", "name")
     if drafter.name in taken:

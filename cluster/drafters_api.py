@@ -14,14 +14,19 @@ from ipaddress import ip_address
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
-from paceline.actors.errors import Forbidden, RequestError, Unauthorized
+from paceline.actors.errors import Conflict, Forbidden, RequestError, Unauthorized
 from paceline.cluster.config import HttpConfig
 from paceline.cluster.drafter_control import DrafterControl
 from paceline.cluster.json_body import check_media_type, parse_object
+from paceline.cluster.request_body import RequestBody, parse_request
 
 OPERATOR_HEADER = "X-Paceline-Operator"
 WAIT_S, LONGEST_WAIT_S = 60.0, 600.0
 _FORWARDED = ("forwarded", "x-forwarded-for")
+
+
+class DrainRequest(RequestBody):
+    """Body of a drain: nothing is to be said, and `{}` or no body at all says it."""
 
 
 class DrafterEndpoints:
@@ -55,6 +60,9 @@ class DrafterEndpoints:
         self._check_operator(request)
         # A browser sends a bodiless POST to any address for any page that asks, but not under this name.
         check_media_type(request.headers.get("content-type", ""))
+        body = await request.body()
+        if body.strip():
+            parse_request(DrainRequest, parse_object(body))
         name = request.path_params["name"]
         await self._control.drain_drafter(name)
         return await self._one(name, 200)
@@ -68,8 +76,9 @@ class DrafterEndpoints:
 
     async def _one(self, name: str, status: int) -> Response:
         found = next((drafter for drafter in await self._control.drafters() if drafter.name == name), None)
-        # Another operator may have removed it meanwhile.
-        return JSONResponse({"name": name} if found is None else asdict(found), status)
+        if found is None:
+            raise Conflict(f"name: the drafter {name!r:.200} was removed meanwhile", "name")
+        return JSONResponse(asdict(found), status)
 
     def _check_operator(self, request: Request) -> None:
         """See that the caller may change the cluster.

@@ -60,7 +60,8 @@ def drain_drafter(url: str, name: str, *, token: str | None, console: Console | 
     with Client(url, operator_token=token) as client:
         client.drain_drafter(name)
         held = sum(r.sessions for item in client.drafters() if item.name == name for r in item.replicas)
-    _say(console, f"{name} takes no new sequences; it holds {held}. `paceline drafters list` shows when it is drained.")
+        shows = f"paceline drafters list{client.option}"
+    _say(console, f"{name} takes no new sequences; it holds {held}. `{shows}` shows when it is drained.")
     return 0
 
 

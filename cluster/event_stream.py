@@ -22,6 +22,7 @@ from paceline.cluster.http_errors import error_document
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_DONE = "data: [DONE]\n\n"
 Events = AsyncGenerator[dict[str, Any]]
 
 
@@ -88,7 +89,12 @@ class EventStream(Response):
         except Exception as error:
             logger.exception("a stream ends with a bug")
             await send(_message(_line(error_document(error))))
-        await send(_message("data: [DONE]\n\n", more=False))
+        await send(_message(_DONE, more=False))
+
+
+def ending_events(error: Exception) -> bytes:
+    """What ends a stream that has to be cut: the error, then `[DONE]`."""
+    return f"{_line(error_document(error))}{_DONE}".encode()
 
 
 def _line(event: dict[str, Any]) -> str:

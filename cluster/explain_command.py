@@ -66,7 +66,8 @@ def heading(choice: ExplainedSequence) -> str:
         f"{choice.prompt_tokens} prompt tokens, {tokens} in {len(choice.rounds)} rounds",
     ]
     if choice.drafters:
-        parts.append(f"only {', '.join(choice.drafters)} allowed")
+        # Named by the request, or all fast drafters and a sample of the slow ones: the selector is not told which.
+        parts.append(f"followed by {', '.join(choice.drafters)} alone")
     if choice.rounds_left_out:
         parts.append(f"{choice.rounds_left_out} later rounds are not kept")
     if choice.rounds_lost:

@@ -35,7 +35,7 @@ from paceline.cluster.membership import MAX_REPLICAS
 from paceline.cluster.metrics.fleet_metrics import FleetMetrics, WatchedActor
 from paceline.cluster.metrics.publisher import MetricPublisher
 from paceline.cluster.naming import namespace, selector_name
-from paceline.cluster.placement import drafter_demands, misfit, ray_nodes
+from paceline.cluster.placement import drafter_demands, lacking_device, misfit, ray_nodes
 from paceline.cluster.roster import Roster, RosterEntry
 from paceline.cluster.roster_store import forget_other_rosters, load_roster, save_roster
 
@@ -124,6 +124,13 @@ class Fleet:
         """
         reply: RequestList = await self._actors.call(self._selector, "requests", limit, within_s=_EXPLAIN_S)
         return reply
+
+    async def save(self) -> None:
+        """Have the selector write what it learned; one that does not answer wrote it a while ago."""
+        try:
+            await self._actors.call(self._selector, "save")
+        except (TimeoutError, NotReady, ray.exceptions.RayError) as error:
+            logger.warning("the selector did not save its state: %s", cause(error))
 
     async def trace(self, since_ns: int) -> dict[str, list[Span]]:
         """Spans of the selector's and every drafter's process by actor name; one that does not answer is left out."""
@@ -225,7 +232,10 @@ class Fleet:
                 f"replicas: {drafter.replicas}; with the {there} that there are it would be more than {MAX_REPLICAS}",
                 "replicas",
             )
-        lacking = misfit(drafter_demands(drafter), ray_nodes())
+        nodes = ray_nodes()
+        if (absent := lacking_device(f"drafter {drafter.name}", drafter.device, nodes)) is not None:
+            raise RequestError(f"device: {absent}", "device")
+        lacking = misfit(drafter_demands(drafter), nodes)
         if lacking is not None:
             raise Conflict(f"resources: {lacking}", "resources")
 

@@ -29,6 +29,7 @@ from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.drafter_control import DrafterView
+from paceline.cluster.drain_gate import Drain
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.metrics.publisher import MetricPublisher, board_of
 from paceline.cluster.metrics.samples import Samples
@@ -129,6 +130,10 @@ class RayBackend:
         """See `Backend`."""
         pulse: Pulse | None = await _within(self._target.pulse.remote())
         return pulse
+
+    async def save(self) -> None:
+        """Have the selector write its state now, where it keeps one; a selector that is away has written it before."""
+        await _within(self._fleet.save.remote())
 
     async def status(self) -> ClusterStatus:
         """Ask the target, the fleet and the selector, side by side."""
@@ -252,11 +257,18 @@ class Ingress:
             min(self._settings.target.max_context or longest, longest),
             eos_ids(path),
         )
+        self._drain: Drain = api.state.drain
         context = serve.get_replica_context()
         self._metrics = MetricPublisher(
             context.replica_id.unique_id, api.state.requests.gather, context.app_name, self._settings.metrics
         )
         return api
+
+    async def drain(self) -> tuple[int, int]:
+        """Before the cluster is stopped: end what runs (`Drain.end`), and save what was learned."""
+        ran, ended = await self._drain.end(self._settings.http.drain_s)
+        await self._backend.save()
+        return ran, ended
 
     def __del__(self) -> None:
         metrics = getattr(self, "_metrics", None)

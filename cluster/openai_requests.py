@@ -9,7 +9,7 @@ from pydantic import FailFast, Field
 from paceline.cluster.http_errors import RefusedRequest
 from paceline.cluster.policy_options import REQUEST_POLICIES
 from paceline.cluster.request_body import Neutral, RequestBody, Strict
-from paceline.cluster.request_fields import INT64, Biases, Content, Prompts, Stops, TokenId
+from paceline.cluster.request_fields import INT64, Biases, Content, Prompts, Role, Stops, TokenId
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_p": (0,),
@@ -22,8 +22,13 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class Message(Strict):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: Content
+
+    @property
+    def turn(self) -> dict[str, str]:
+        """As chat templates know it: what OpenAI calls the developer's word is the system's."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
 class StreamOptions(Strict):
@@ -48,12 +53,20 @@ class PacelineOptions(Strict):
     )
     detail: bool = Field(False, description="each event of a stream tells the text of each token, and the weights")
 
-    def check_policy(self) -> None:
-        """See that a policy is named that can choose.
+    def check_choice(self) -> None:
+        """See that whoever is named to draft, or to choose who does, has something to do.
 
         Raises:
-            RefusedRequest: there is none of that name, or nothing to choose.
+            RefusedRequest: there is no such policy, or nothing to choose or to draft.
         """
+        if self.max_draft == 0:
+            for who in ("drafter", "policy"):
+                if (value := getattr(self, who)) is not None:
+                    field = f"paceline.{who}"
+                    raise RefusedRequest(
+                        f"{field}: {value!r:.200} has no effect with `paceline.max_draft: 0`: nothing is drafted",
+                        field,
+                    )
         field, name = "paceline.policy", self.policy
         if name is None:
             return
@@ -123,7 +136,7 @@ class OpenAIRequest(RequestBody):
                 if (value := getattr(self.paceline, name)) is not None:
                     field = f"paceline.{name}"
                     raise RefusedRequest(f"{field}: {value!r} has no effect with `paceline.enabled: false`", field)
-        self.paceline.check_policy()
+        self.paceline.check_choice()
 
 
 class ChatRequest(OpenAIRequest):

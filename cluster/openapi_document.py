@@ -17,6 +17,9 @@ from pydantic import BaseModel, TypeAdapter
 from paceline.cluster import reply_shapes as shapes
 from paceline.cluster.access import OPEN_PATHS
 from paceline.cluster.backend import ClusterStatus
+from paceline.cluster.config import DrafterConfig
+from paceline.cluster.drafter_control import DrafterView
+from paceline.cluster.drafters_api import LONGEST_WAIT_S, OPERATOR_HEADER, WAIT_S, DrainRequest
 from paceline.cluster.explain_api import MOST_LISTED
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.openai_requests import ChatRequest, CompletionRequest
@@ -29,6 +32,13 @@ _MODEL_ERROR = {404: "the model is not served here"}
 _BUSY = {429: "all places are taken; `Retry-After` says when to come back", 503: "no target answers"}
 _ALWAYS = {401: "an API key is missing or wrong", 500: "a failure of the server"}
 
+_OPERATOR_ERRORS = {403: "no operator's token is set, and the caller is not on the server itself"}
+_DRAFTER_ERRORS = {
+    404: "there is no drafter of that name",
+    409: "it is being changed at this moment",
+    503: "whoever keeps the drafters does not answer",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -39,9 +49,11 @@ class Operation:
     summary: str
     reply: type[Any]
     errors: dict[int, str]
-    body: type[RequestBody] | None = None
+    body: type[BaseModel] | None = None
     event: type[BaseModel] | None = None  # of its stream
     query: tuple[dict[str, Any], ...] = ()
+    status: int = 200  # of what is done
+    operator: bool = False  # whether it takes the operator's token
 
 
 _SECONDS = {
@@ -55,6 +67,12 @@ _LIMIT = {
     "in": "query",
     "required": False,
     "schema": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": 50},
+}
+_WAIT = {
+    "name": "wait_s",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_WAIT_S, "default": WAIT_S},
 }
 OPERATIONS = (
     Operation(
@@ -124,6 +142,34 @@ OPERATIONS = (
         shapes.DrafterList,
         {503: "whoever keeps them does not answer"},
     ),
+    Operation(
+        "/v1/paceline/drafters",
+        "post",
+        "Add a drafter, and wait until it can be used",
+        DrafterView,
+        _BODY_ERRORS | _OPERATOR_ERRORS | {409: "the name is taken, or the resources are", 503: "it did not come up"},
+        DrafterConfig,
+        query=(_WAIT,),
+        status=201,
+        operator=True,
+    ),
+    Operation(
+        "/v1/paceline/drafters/{name}/drain",
+        "post",
+        "Give a drafter no new sequences",
+        DrafterView,
+        _BODY_ERRORS | _OPERATOR_ERRORS | _DRAFTER_ERRORS,
+        DrainRequest,
+        operator=True,
+    ),
+    Operation(
+        "/v1/paceline/drafters/{name}",
+        "delete",
+        "Take a drafter away now",
+        shapes.DrafterDeleted,
+        _OPERATOR_ERRORS | _DRAFTER_ERRORS,
+        operator=True,
+    ),
     Operation("/ready", "get", "Whether requests can be served", shapes.ReadyReply, {503: "no target answers"}),
     Operation("/health", "get", "Whether the endpoint answers", shapes.HealthReply, {}),
 )
@@ -139,10 +185,13 @@ def openapi_document(model: str, *, keyed: bool) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "paceline", "version": metadata.version("paceline"), "description": _DESCRIPTION},
-        "paths": _paths(model),
+        "paths": _paths(model, keyed=keyed),
         "components": {
             "schemas": _components(model),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "operator": {"type": "apiKey", "in": "header", "name": OPERATOR_HEADER},
+            },
         },
         "security": [{"key": []}] if keyed else [],
     }
@@ -154,10 +203,15 @@ _DESCRIPTION = (
 )
 
 
-def _paths(model: str) -> dict[str, Any]:
+def _paths(model: str, *, keyed: bool) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         described = _described(operation, model)
+        if operation.operator:  # without a token where none is set, from the server itself
+            keys: dict[str, list[str]] = {"key": []} if keyed else {}
+            described["security"] = [keys | {"operator": []}, keys]
+        if operation.path in paths:
+            described["operationId"] += f"_{operation.method}"
         paths.setdefault(operation.path, {})[operation.method] = described
     return paths
 
@@ -172,12 +226,13 @@ def _described(operation: Operation, model: str) -> dict[str, Any]:
         replies["text/event-stream"] = {"schema": event | {"description": "one event"}}
     parameters = list(operation.query)
     for name in re.findall(r"{(\w+)}", operation.path):
-        values: dict[str, Any] = {"enum": [model]} if name == "name" else {"type": "string", "minLength": 1}
+        served = operation.path.startswith("/v1/models/")
+        values: dict[str, Any] = {"enum": [model]} if served else {"type": "string", "minLength": 1}
         parameters.append({"name": name, "in": "path", "required": True, "schema": values})
     described: dict[str, Any] = {
         "operationId": operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace("v1_", ""),
         "summary": operation.summary,
-        "responses": {"200": {"description": "done", "content": replies}} | _refusals(operation),
+        "responses": {str(operation.status): {"description": "done", "content": replies}} | _refusals(operation),
     }
     if parameters:
         described["parameters"] = parameters
@@ -210,9 +265,13 @@ def _named(shape: type[Any]) -> dict[str, Any]:
 
 def _components(model: str) -> dict[str, Any]:
     bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
-    schemas = {name: _with_nulls(schema) for name, schema in _schemas(bodies).items()}
-    for body in bodies:
+    requests = [body for body in bodies if issubclass(body, RequestBody)]
+    schemas = {name: _with_nulls(schema) for name, schema in _schemas(requests).items()}
+    schemas |= _schemas(body for body in bodies if body not in requests)
+    for body in requests:
         held = schemas[body.__name__]
+        if "model" not in held.get("properties", {}):
+            continue
         needed = "model" in held.get("required", [])
         held["properties"]["model"] = {"title": "Model", "enum": [model] if needed else [model, None]}
         for field, accepted in body.neutral.items():

@@ -43,6 +43,13 @@ def demands(config: ClusterConfig) -> list[Demand]:
     return asked + [demand for drafter in config.drafters for demand in drafter_demands(drafter)]
 
 
+def lacking_of(config: ClusterConfig, nodes: Sequence[Node]) -> str | None:
+    """What a configuration asks for and nodes have not free; None where all of it fits."""
+    devices = {"target": config.target.device, **{f"drafter {item.name}": item.device for item in config.drafters}}
+    absent = (lacking_device(who, device, nodes) for who, device in devices.items())
+    return misfit(demands(config), nodes) or next((words for words in absent if words is not None), None)
+
+
 def drafter_demands(drafter: DrafterConfig) -> list[Demand]:
     """What a drafter's replicas ask for."""
     return [Demand(f"drafter {drafter.name}", _needs(drafter.resources))] * drafter.replicas
@@ -73,6 +80,16 @@ def misfit(asked: Sequence[Demand], nodes: Sequence[Node]) -> str | None:
             room[name] -= amount
         placed[demand.who] = placed.get(demand.who, 0) + 1
     return None
+
+
+def lacking_device(who: str, device: str, nodes: Sequence[Node]) -> str | None:
+    """Why no node has a device (`cpu`, `cuda` or `cuda:N`); None where one has."""
+    if device == "cpu":
+        return None
+    most = max((node.total.get("num_gpus", 0.0) for node in nodes), default=0.0)
+    if int(device.partition(":")[2] or 0) < most:
+        return None
+    return f"{who} needs device {device!r}; the nodes have at most {most:g} GPUs each, as Ray counts them"
 
 
 def _words(

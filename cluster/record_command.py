@@ -71,7 +71,9 @@ def _number(item: tuple[str, tuple[int, float]]) -> int:
 def record(
     url: str, output: Path, *, seconds: float | None, requests: int | None, console: Console | None = None
 ) -> int:
-    """Record until so many seconds or requests have passed, or until Ctrl-C. Returns 0, or 1 where nothing came.
+    """Record until so many seconds or requests have passed, or a KeyboardInterrupt comes (Ctrl-C, or SIGTERM: `cli`).
+
+    Returns 0, or 1 where nothing came.
 
     Args:
         url: Where the endpoint is.

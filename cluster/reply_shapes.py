@@ -224,6 +224,14 @@ class ModelList(_Shape):
     data: list[ModelCard]
 
 
+class DrafterDeleted(_Shape):
+    """A drafter that was taken away."""
+
+    object: Literal["drafter.deleted"]
+    name: str
+    deleted: Literal[True]
+
+
 class DrafterList(_Shape):
     """The drafters of the cluster."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
@@ -70,6 +70,12 @@ def _biases(value: Any) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(biases.items()))
 
 
+def _role(value: Any) -> Any:
+    if value in ("tool", "function"):
+        raise ValueError("expected system, developer, user or assistant; tools are not supported here")
+    return value
+
+
 def _several(item: dict[str, Any], **limits: int) -> dict[str, Any]:
     return {"type": "array", "items": item, "minItems": 1, **limits}
 
@@ -82,6 +88,7 @@ _PART = {
     "additionalProperties": False,
 }
 
+Role = Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
 Stops = Annotated[
     list[str],
     BeforeValidator(_stops),

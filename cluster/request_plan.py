@@ -163,8 +163,7 @@ class Planner:
 
     async def _tokenised(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
         if isinstance(request, ChatRequest):
-            messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            return [await self._tokenizer.apply_chat_async(messages)]
+            return [await self._tokenizer.apply_chat_async([message.turn for message in request.messages])]
         prompts = []
         for prompt in request.prompt:
             ids = await self._tokenizer.encode_async(prompt) if isinstance(prompt, str) else prompt

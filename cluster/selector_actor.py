@@ -54,9 +54,11 @@ class SelectorActor:
             # Drafters come and go, and threads are only made when they are needed.
             workers=16 + 2 * (2 * MAX_REPLICAS + settings.target.replicas),
         )
+        self._keeper: StateKeeper | None = None
         if settings.selector.state_file is not None:
             path = Path(settings.selector.state_file)
-            StateKeeper(self._server, path, settings.selector.state_interval_s).start()
+            self._keeper = StateKeeper(self._server, path, settings.selector.state_interval_s)
+            self._keeper.start()
         self._address = self._server.start()
 
     def address(self) -> str:
@@ -87,6 +89,11 @@ class SelectorActor:
     def follow(self, roster: dict[str, bool]) -> None:
         """Take the roster, drafter -> whether it drains."""
         self._server.follow(roster)
+
+    def save(self) -> None:
+        """Write what was learned now, where the settings name a file: the cluster is about to be stopped."""
+        if self._keeper is not None:
+            self._keeper.save()
 
     def trace(self, since_ns: int) -> list[Span]:
         """What this process did since a moment."""

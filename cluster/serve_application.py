@@ -6,8 +6,11 @@ Names of Serve end here; `serve_command` sees only this.
 from __future__ import annotations
 
 import logging
+import time
+from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
@@ -18,6 +21,8 @@ from paceline.actors.errors import ConfigError, NotReady
 from paceline.cluster.config import HttpConfig
 
 APP_NAME = "paceline"
+_DRAIN_SLACK_S = 5.0  # for last words, and for what was learned to be written
+_HAND_OVER_S = 0.3  # the proxy is a process of its own: what the ingress said last is then with the client
 # In files only: `log_to_driver` is off. Requests are counted by our own metrics.
 _LOGGING = LoggingConfig(log_level="INFO", enable_access_log=False)
 
@@ -91,6 +96,24 @@ class ServeApplication:
             raise NotReady("the application failed to start: " + ("; ".join(reasons) or _reason(overview.message)))
         late = [name for name, deployment in overview.deployments.items() if deployment.status.value != "HEALTHY"]
         return ", ".join(late)
+
+    def drain(self, within_s: float) -> tuple[int, int]:
+        """Let running completions end, within the ingress's own time, and end what is left.
+
+        Returns:
+            How many ran, and how many of them had to be ended.
+
+        Raises:
+            NotReady: the ingress does not answer.
+        """
+        try:
+            reply: Any = serve.get_app_handle(APP_NAME).drain.remote()
+            ran, ended = reply.result(timeout_s=within_s + _DRAIN_SLACK_S)
+        except (TimeoutError, RayServeException, RayError) as error:
+            raise NotReady(f"running requests cannot be waited for: {error}") from error
+        if ran:
+            time.sleep(_HAND_OVER_S)
+        return ran, ended
 
     def remove(self) -> None:
         """Take the application away, and Serve with it where we began it and nothing else runs on it."""

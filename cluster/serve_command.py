@@ -82,15 +82,14 @@ def serve(
         PacelineError: it cannot be brought up; what was started is gone again.
     """
     console = console or Console()
-    config = with_environment_keys(config)
-    check_exposure(config.http, config.http.host)
+    config = checked(config)
     progress = StartProgress(console)
     if ray_address in (None, _OWN):
         check_port(config.http.host, config.http.port)
     _find_model(config.target.model, progress)
     with progress.step("loading Ray"):
         from paceline.cluster.app import build_app
-    return run(with_absolute_folders(config), ray_host(config, ray_address), build_app, console, progress, ready_s)
+    return run(config, ray_host(config, ray_address), build_app, console, progress, ready_s)
 
 
 def run(
@@ -121,11 +120,13 @@ def run(
             with progress.step("starting the actors") as say:
                 application.deploy(application_graph)
                 status, missing = _wait_until_up(config, application, client, ready_s, say, signals, lacking)
-            _report(console, progress, config, host, client.url, status, missing)
+            _report(console, progress, config, host, client, status, missing)
             up = True
             _wait(host, signals)
         except KeyboardInterrupt:
             failed = False
+            if up:
+                _drain(config, application, progress)
         finally:
             with progress.step("stopping"):
                 if host.joined:
@@ -148,6 +149,12 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
         return JoinedRay(ray_address)
     from paceline.cluster.local_ray import LocalRay
 
+    num_cpus, custom = local_size(config)
+    return LocalRay(num_cpus=num_cpus, resources=custom)
+
+
+def local_size(config: ClusterConfig) -> tuple[int, dict[str, float]]:
+    """Logical CPUs and custom resources of a Ray of our own: all that the settings ask for."""
     asked = [config.target.resources] * config.target.replicas
     asked += [config.selector.resources]
     asked += [drafter.resources for drafter in config.drafters for _ in range(drafter.replicas)]
@@ -156,8 +163,19 @@ def ray_host(config: ClusterConfig, ray_address: str | None) -> RayHost:
         for name, amount in resources.custom.items():
             custom[name] = custom.get(name, 0.0) + amount
     # Logical CPUs only admit actors; two more than asked, and so many that workers wait ready for Serve's own actors.
-    num_cpus = max(4, math.ceil(sum(resources.num_cpus for resources in asked)) + 2)
-    return LocalRay(num_cpus=num_cpus, resources=custom)
+    return max(4, math.ceil(sum(resources.num_cpus for resources in asked)) + 2), custom
+
+
+def checked(config: ClusterConfig) -> ClusterConfig:
+    """The settings with the environment's keys, and its folders absolute, once nothing in them keeps a cluster from
+    starting. `paceline doctor` asks, too.
+
+    Raises:
+        ConfigError: a key cannot be one, or others can reach an address that is not guarded.
+    """
+    config = with_environment_keys(config)
+    check_exposure(config.http, config.http.host)
+    return with_absolute_folders(config)
 
 
 def _lacking(config: ClusterConfig, host: RayHost) -> str | None:
@@ -166,12 +184,12 @@ def _lacking(config: ClusterConfig, host: RayHost) -> str | None:
     Raises:
         ConfigError: it does not fit a Ray of our own, which cannot grow.
     """
-    from paceline.cluster.placement import demands, misfit, ray_nodes
+    from paceline.cluster.placement import lacking_of, ray_nodes
 
     nodes = ray_nodes()
     if not host.joined:  # so new that it has not said yet what is free: everything
         nodes = [replace(node, free=node.total) for node in nodes]
-    lacking = misfit(demands(config), nodes)
+    lacking = lacking_of(config, nodes)
     if lacking is not None and not host.joined:
         raise ConfigError(f"resources: {lacking}")
     return lacking
@@ -233,10 +251,11 @@ def _report(
     progress: StartProgress,
     config: ClusterConfig,
     host: RayHost,
-    url: str,
+    client: Client,
     status: ClusterStatus,
     missing: list[str],
 ) -> None:
+    url = client.url
     console.print(actor_table(status.actors))
     memory = host.memory_bytes()
     used = "" if memory is None else f", {memory / 2**30:.2f} GiB in all its processes"
@@ -254,7 +273,10 @@ def _report(
         highlight=False,
         soft_wrap=True,
     )
-    console.print("\nor `paceline chat`. Ctrl-C stops it.", style="dim")
+    env = "PACELINE_API_KEYS=KEY " if config.http.api_keys else ""
+    for command in ("chat", "status", "drafters list"):
+        console.print(f"{env}paceline {command}{client.option}", markup=False, highlight=False, soft_wrap=True)
+    console.print("\nCtrl-C stops it.", style="dim")
     if places := _metrics_places(config, host, url):
         console.print(f"Metrics at {'; '.join(places)}", style="dim", highlight=False, soft_wrap=True)
 
@@ -265,6 +287,18 @@ def _metrics_places(config: ClusterConfig, host: RayHost, url: str) -> list[str]
     if "ray" in config.metrics.export:
         places += [f"by Ray at http://{address}/metrics" for address in host.metrics_addresses()]
     return places
+
+
+def _drain(config: ClusterConfig, application: ServeApplication, progress: StartProgress) -> None:
+    """Let running requests end, and say what became of them."""
+    try:
+        with progress.step("ending what runs"):
+            ran, ended = application.drain(config.http.drain_s)
+    except NotReady as error:
+        progress.note(str(error))
+    else:
+        if ended:
+            progress.note(f"{ended} of {ran} requests were ended after {config.http.drain_s:g} s (http.drain_s)")
 
 
 def _wait(host: RayHost, signals: StopSignals) -> None:

@@ -1,4 +1,4 @@
-"""Saves the selector's state at an interval and restores it at the start, in the selector's process.
+"""Saves the selector's state at an interval and at the end, restores it at the start, in the selector's process.
 
 A file that cannot be read costs what was learned, never the start: a broken one is put aside under another name, and
 one of a later version is neither read nor written over. `selector_actor` makes one where the settings name a file.
@@ -7,8 +7,9 @@ one of a later version is neither read nor written over. `selector_actor` makes 
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
-from threading import Event, Thread
+from threading import Lock, Thread
 
 from paceline.cluster.selector_server import SelectorServer
 from paceline.cluster.selector_state import BrokenState, NewerState, SelectorState, read_state, write_state
@@ -29,7 +30,8 @@ class StateKeeper:
         self._server = server
         self._path = path
         self._interval_s = interval_s
-        self._stopping = Event()
+        self._writing = Lock()
+        self._failing = False
         self._written: SelectorState | None = None
         self._writes = self._restore()
         self._thread = Thread(target=self._run, name="state-keeper", daemon=True)
@@ -39,11 +41,21 @@ class StateKeeper:
         if self._writes:
             self._thread.start()
 
-    def stop(self) -> None:
-        """Save once more, and end."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def save(self) -> None:
+        """Write what has changed now; any thread may ask. A file that cannot be written is logged, once in a row."""
+        if not self._writes:
+            return
+        with self._writing:
+            state = self._server.state()
+            try:
+                if state != self._written:
+                    write_state(self._path, state)
+                    self._written = state
+                self._failing = False
+            except OSError as error:
+                if not self._failing:
+                    logger.warning("selector.state_file: cannot be written, trying on: %s", error)
+                self._failing = True
 
     def _restore(self) -> bool:
         """Restore what is there; returns whether the file may be written."""
@@ -68,18 +80,6 @@ class StateKeeper:
         return True
 
     def _run(self) -> None:
-        failing = False
         while True:
-            last = self._stopping.wait(self._interval_s)
-            state = self._server.state()
-            try:
-                if state != self._written:
-                    write_state(self._path, state)
-                    self._written = state
-                failing = False
-            except OSError as error:
-                if not failing:
-                    logger.warning("selector.state_file: cannot be written, trying on: %s", error)
-                failing = True
-            if last:
-                return
+            time.sleep(self._interval_s)
+            self.save()

@@ -72,7 +72,7 @@ class TokenizeEndpoints:
         if body.model is not None:
             self._planner.check_model(body.model)
         if body.messages is not None:
-            messages = [{"role": message.role, "content": message.content} for message in body.messages]
+            messages = [message.turn for message in body.messages]
             ids = await self._tokenizer.apply_chat_async(
                 messages, add_generation_prompt=body.add_generation_prompt is not False
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from paceline.actors.causal_model import Step
+from paceline.actors.causal_model import Cache, Step
 
 
 class TableCache:
@@ -45,6 +45,9 @@ class TableModel:
 
     def new_cache(self, prompt: Sequence[int] = ()) -> TableCache:
         return TableCache()
+
+    def positions_held(self, caches: Sequence[Cache]) -> int:
+        return sum(cache.length for cache in caches)
 
     def row(self, prefix: Sequence[int]) -> torch.Tensor:
         before = prefix[-2] if len(prefix) > 1 else self.vocab_size

@@ -108,7 +108,7 @@ def test_serve_joins_the_ray_that_the_environment_names(
         ("http: [", [], "is not YAML"),
         ("http: {port: 1, port: 2}", [], "'port' is given twice"),
         ("speculation: {max_draft: {{ x }}}", [], "is not YAML"),
-        ("http: {port: true}", [], "http: port: got True; expected <class 'int'>"),
+        ("http: {port: true}", [], "http: port: got True; expected a whole number"),
         ("target: {name: ''}", [], "target.name: String should have at least 1 character"),
         ("speculation: {deadline_ms: .inf}", [], "speculation.deadline_ms: Input should be"),
         ("target: {resources: {custom: {a: -1}}}", [], "target.resources.custom.a: Input should be greater"),

@@ -15,10 +15,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from paceline.actors.errors import ConfigError
 from paceline.cluster import doctor_command
 from paceline.cluster.cli import main
-from paceline.cluster.config import ClusterConfig
+from paceline.cluster.config import ClusterConfig, load_config
 from paceline.cluster.doctor_command import Check, doctor, examine
+from paceline.cluster.serve_command import serve
 
 Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "total available")
@@ -68,7 +70,45 @@ def test_json_is_one_document_and_goes_with_the_exit_status(config: Path, capsys
     settings = document["checks"][0]
     assert settings["state"] == "fail"
     assert "drafters" in settings["found"]
-    assert len(document["checks"]) == 12  # wrong settings do not stop the other checks
+    assert len(document["checks"]) == 13  # wrong settings do not stop the other checks
+
+
+@pytest.mark.parametrize(
+    ("settings", "check", "words"),
+    [
+        ("http: {host: 0.0.0.0, port: PORT}", "settings", "0.0.0.0"),
+        (
+            "http: {port: PORT}\ntarget: {resources: {num_gpus: 99}}",
+            "resources",
+            "target needs num_gpus 99; free: num",
+        ),
+        (
+            "http: {port: PORT}\ndrafters: [{name: a, kind: ngram, resources: {num_gpus: 99.5}}]",
+            "resources",
+            "drafter a needs num_gpus 99.5; free: num_gpus",
+        ),
+        (
+            "http: {port: PORT}\ndrafters: [{name: a, kind: early_exit, device: 'cuda:99'}]",
+            "resources",
+            "drafter a needs device 'cuda:99'",
+        ),
+    ],
+)
+def test_what_serve_refuses_doctor_refuses(
+    config: Path, settings: str, check: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_ADDRESS", "PACELINE_API_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    port = config.read_text().rpartition(" ")[2].rstrip("}")
+    config.write_text(settings.replace("PORT", port))
+    found = by_name(examine(config))[check]
+    assert found.state == "fail"
+    assert words in found.found
+    assert found.advice
+    if check == "settings":
+        with pytest.raises(ConfigError) as refused:
+            serve(load_config(config), console=Console(file=io.StringIO()))
+        assert str(refused.value) == found.found
 
 
 def test_lines_carry_the_advice(config: Path) -> None:

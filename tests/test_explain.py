@@ -50,8 +50,12 @@ def url(shared: tuple[FakeBackend, str], tokenizer: ChatTokenizer) -> str:
     """A cluster with one request of two choices, whose text is kept, and a second one that has not begun."""
     backend, url = shared
     log = backend.log = RequestLog(8, 8, lambda: 5.0)
-    for seq, name in ((1, f"{REQUEST}-0"), (2, f"{REQUEST}-1"), (3, "cmpl-2-0")):
-        log.opened("t", SequenceOpened(seq, 10, request=name))
+    for seq, name, followers in (
+        (1, f"{REQUEST}-0", ("ngram", "suffix")),
+        (2, f"{REQUEST}-1", ()),
+        (3, "cmpl-2-0", ()),
+    ):
+        log.opened("t", SequenceOpened(seq, 10, drafters=followers, request=name))
     update = WeightsUpdate(1, ("ngram", "suffix"), np.array([0.25, 0.75], dtype=np.float32))
     log.sent(update)
     ids = tuple(tokenizer.encode("the end"))
@@ -128,7 +132,9 @@ def test_the_table_shows_arm_why_and_what_each_drafter_would_have_done(url: str)
     assert "*5." in lines[0]
     assert "'the end'" in lines[0]
     assert "ngram 4, no draft" in lines[1]
-    assert "choice 1 (ended) on t; 10 prompt tokens, 1 in 1 rounds" in text
+    # Who follows a sequence is mostly the engine's choice: the heading must not say that the request allowed no others.
+    assert "in 1 rounds; followed by ngram, suffix alone\n" in text
+    assert "choice 1 (ended) on t; 10 prompt tokens, 1 in 1 rounds\n" in text
 
 
 def test_without_an_id_the_newest_are_listed(url: str, shared: tuple[FakeBackend, str]) -> None:

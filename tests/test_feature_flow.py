@@ -110,7 +110,7 @@ class Forgetful(DrafterHost):
 class Case:
     """A target that keeps layers 1, 2 and 4 (or both of two), and drafters that read some of them."""
 
-    def __init__(self, folder: Path, layers: tuple[int, ...], catch_up_tokens: int) -> None:
+    def __init__(self, folder: Path, layers: tuple[int, ...], catch_up_tokens: int, **bounds: int) -> None:
         target = load_model(folder, dtype="float32", kv_tokens=64 * BLOCK, feature_layers=layers)
         guide = load_model(folder, dtype="float32")
         self.reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -124,7 +124,7 @@ class Case:
             name: Forgetful(reader) if name == "forgetful" else DrafterHost(reader, max_sessions=8)
             for name, reader in self.readers.items()
         }
-        limits = EngineLimits(**LIMITS | {"max_prefill": 16, "max_tokens_in_flight": 512})
+        limits = EngineLimits(**LIMITS | {"max_prefill": 16, "max_tokens_in_flight": 512} | bounds)
         self.rig = Rig(target, hosts, limits, catch_up_tokens)
         self.rig.board.list = tuple(
             replace(member, feature_layers=request.layers, feature_window=request.window)
@@ -196,6 +196,16 @@ def test_features_that_arrive_are_those_of_a_fresh_forward(llama: Path, kind: st
     counters = rig.pool.counters()
     assert all(counters[name]["feature_bytes"] > 0 for name in case.readers)
     assert not any(count for name in case.readers for what, count in counters[name].items() if "fail" in what)
+
+
+def test_features_of_preempted_sequences_arrive(llama: Path) -> None:
+    case = Case(llama, (1, 2, 4), 6, max_sequences=3, max_tokens_in_flight=165)
+    with running(case.rig) as rig:
+        prompts = [LONG, LONG[20:23], [9]]
+        outcomes = [rig.submit(prompt, 120) for prompt in prompts]
+        texts = [finish(outcome, prompt) for outcome, prompt in zip(outcomes, prompts, strict=True)]
+        assert rig.engine.counts.preemptions > 0
+    case.check(texts, 5)
 
 
 def test_features_arrive_from_a_model_that_transformers_runs(tmp_path: Path) -> None:

@@ -230,6 +230,11 @@ def test_what_cannot_be_added_is_refused_and_leaves_nothing(live: ServedProcess,
     assert (error["param"], error["code"]) == ("name", "conflict")
     error = refused(live, 409, name="dear", kind="ngram", resources={"num_gpus": 0.25})
     assert "drafter dear needs num_gpus 0.25; free: num_gpus 0 of 0 on " in error["message"]
+    error = refused(live, 400, name="away", kind="early_exit", device="cuda:99")
+    assert error["param"] == "device"
+    assert "drafter away needs device 'cuda:99'; the nodes have at most " in error["message"]
+    error = refused(live, 400, name="loose", kind="ngram", replicas="2")
+    assert error["message"] == "replicas: got '2'; expected a whole number"
     error = refused(live, 400, name="far", kind="head", options={"model": str(tmp_path / "nothing")})
     assert error["param"] == "options.model"
 

@@ -49,7 +49,7 @@ def test_a_reply_is_explained_by_its_id(live: ServedProcess) -> None:
     assert len(scored) > len(rounds) // 2
     console = Console(file=StringIO(), record=True)
     assert explain(live.url, reply["id"], console) == 0
-    assert console.export_text().count("only suffix allowed") == 2
+    assert console.export_text().count("followed by suffix alone") == 2
     unknown = httpx.get(f"{live.url}/v1/paceline/requests/chatcmpl-none", timeout=10)
     assert unknown.status_code == 404
     assert "'chatcmpl-none'" in unknown.json()["error"]["message"]

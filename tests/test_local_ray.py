@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -143,8 +144,15 @@ def test_serves_beside_another_ray_and_ends_whole(other: Any, tmp_path: Path) ->
         assert folder.name.startswith("paceline-")
         assert other(1) == [2, 0]  # works beside it, and sees nothing of our Serve
 
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0, log.read_text()
+        with httpx.stream("GET", f"{url}/v1/chat/completions", trust_env=False, timeout=30) as reply:
+            lines = (line for line in reply.iter_lines() if line)
+            assert next(lines) == 'data: {"number":-1}'
+            process.send_signal(signal.SIGTERM)
+            *_, error, done = lines  # a stream that is cut says so
+        assert json.loads(error.removeprefix("data: "))["error"]["type"] == "service_unavailable_error"
+        assert done == "data: [DONE]"
+        assert process.wait(20) == 0, log.read_text()
+        assert "1 of 1 requests were ended" in log.read_text()
         assert [child for child in held if runs(child)] == []
         assert not folder.exists()
         assert other(2) == [3, 0]

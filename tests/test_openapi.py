@@ -11,7 +11,7 @@ import httpx
 import pytest
 import schemathesis
 from bad_input_cases import CASES, CHAT, COMPLETIONS, Case
-from fake_backend import EOS, MODEL, FakeBackend, make_api, make_tokenizer, rounds, served
+from fake_backend import CONFIG, EOS, MODEL, FakeBackend, make_api, make_tokenizer, rounds, served
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
@@ -25,10 +25,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from paceline.actors.errors import EngineError, NotReady, Overloaded
+from paceline.actors.errors import EngineError, NotReady, Overloaded, UnknownDrafter
 from paceline.actors.messages import SequenceOpened
 from paceline.cluster.config import parse_config
-from paceline.cluster.drafter_control import DrafterStatisticsView, DrafterView, ReplicaView
+from paceline.cluster.drafter_control import DrafterStatisticsView, DrafterView, ReplicaView, check_drafter
+from paceline.cluster.drafters_api import OPERATOR_HEADER
 from paceline.cluster.openapi_document import OPERATIONS, openapi_document
 from paceline.cluster.request_log import RequestLog
 from paceline.cluster.tokenizer import ChatTokenizer
@@ -37,12 +38,9 @@ from paceline.cluster.trace_document import ProcessTrace
 DOCUMENT = openapi_document(MODEL, keyed=False)
 # The document itself, pages and their feed, and Prometheus' text: not the API.
 NOT_DESCRIBED = ("/openapi.json", "/dashboard", "/v1/paceline/live", "/metrics")
-# What only operators may do: docs/drafters.md.
-OPERATORS = {
-    ("/v1/paceline/drafters", "post"),
-    ("/v1/paceline/drafters/{name}", "delete"),
-    ("/v1/paceline/drafters/{name}/drain", "post"),
-}
+TOKEN = "a-secret-of-operators"
+DRAFTERS = "/v1/paceline/drafters"
+OPERATED = CONFIG.model_copy(update={"http": CONFIG.http.model_copy(update={"operator_token": TOKEN})})
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -58,7 +56,7 @@ CHECKS = [
 
 
 class QuickBackend(FakeBackend):
-    """Traces no longer than a moment, however long it is asked to; and there is a drafter."""
+    """Traces no longer than a moment, however long it is asked to. It checks drafters, and has always the same ones."""
 
     async def trace(self, seconds: float) -> list[ProcessTrace]:
         return await super().trace(0.001)
@@ -66,7 +64,19 @@ class QuickBackend(FakeBackend):
     async def drafters(self) -> list[DrafterView]:
         held = ReplicaView("127.0.0.1", "cpu", "up", 7, "127.0.0.1:1", 1, 64)
         statistics = DrafterStatisticsView(0.5, 9, 0.75, 2.5, 4, 12, 9, 1.25)
-        return [DrafterView("ngram", "ngram", "cpu", {"min_ngram": 1}, "up", [held], statistics)]
+        return [DrafterView(name, "ngram", "cpu", {"min_ngram": 1}, "up", [held], statistics) for name in self.names]
+
+    names = ("ngram", "new")
+
+    async def add_drafter(self, document: dict[str, Any], wait_s: float) -> None:
+        check_drafter(document, ("ngram",), ())
+
+    async def drain_drafter(self, name: str) -> None:
+        if name not in self.names:
+            raise UnknownDrafter(f"name: {name!r:.200} is not one of the drafters", "name")
+
+    async def remove_drafter(self, name: str) -> None:
+        await self.drain_drafter(name)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +94,13 @@ def backend(tokenizer: ChatTokenizer) -> FakeBackend:
 
 @pytest.fixture(scope="module")
 def api(backend: FakeBackend, tokenizer: ChatTokenizer) -> FastAPI:
-    return make_api(backend, tokenizer)
+    return make_api(backend, tokenizer, OPERATED)
 
 
 @pytest.fixture(scope="module")
 def client(api: FastAPI) -> Iterator[httpx.Client]:
-    with served(api) as url, httpx.Client(base_url=url, timeout=20) as client:
+    headers = {OPERATOR_HEADER: TOKEN}
+    with served(api) as url, httpx.Client(base_url=url, timeout=20, headers=headers) as client:
         yield client
 
 
@@ -100,8 +111,7 @@ def test_every_route_is_described_and_nothing_else(api: FastAPI) -> None:
         for method in route.methods  # type: ignore[attr-defined]
         if not route.path.startswith(NOT_DESCRIBED)  # type: ignore[attr-defined]
     }
-    assert routes - OPERATORS == {(operation.path, operation.method) for operation in OPERATIONS}
-    assert routes >= OPERATORS
+    assert routes == {(operation.path, operation.method) for operation in OPERATIONS}
     assert len({o["operationId"] for item in DOCUMENT["paths"].values() for o in item.values()}) == len(OPERATIONS)
 
 
@@ -131,7 +141,8 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", CHAT, {"messages": MESSAGES, "logit_bias": {"5": -1.5, "0": 100}, "stop": ["x", "y"], "seed": -1}),
     ("POST", CHAT, {"messages": MESSAGES, "tools": [], "tool_choice": None, "paceline": {"drafter": "ngram"}}),
     ("POST", CHAT, {"messages": MESSAGES, "paceline": {"enabled": False}, "user": "someone", "min_tokens": 2}),
-    ("POST", CHAT, {"messages": MESSAGES, "paceline": {"policy": "hedge", "max_draft": 0}}),
+    ("POST", CHAT, {"messages": MESSAGES, "paceline": {"policy": "hedge", "max_draft": 1}}),
+    ("POST", CHAT, {"messages": [{"role": "developer", "content": "a"}, *MESSAGES], "paceline": {"max_draft": 0}}),
     ("POST", COMPLETIONS, {"prompt": "hello"}),
     ("POST", COMPLETIONS, {"prompt": ["a", "b"], "logprobs": 5, "stop_token_ids": [1, 2], "ignore_eos": True}),
     ("POST", COMPLETIONS, {"prompt": [1, 2], "stream": True, "logprobs": 0, "echo": False}),
@@ -145,7 +156,10 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
     ("GET", "/v1/paceline/trace?seconds=0.01", None),
     ("GET", "/v1/paceline/requests?limit=3", None),
     ("GET", "/v1/paceline/requests/chatcmpl-1", None),
-    ("GET", "/v1/paceline/drafters", None),
+    ("GET", DRAFTERS, None),
+    ("POST", f"{DRAFTERS}?wait_s=5", {"name": "new", "kind": "ngram", "options": {"min_ngram": 1}, "threads": 2}),
+    ("POST", f"{DRAFTERS}/ngram/drain", {}),
+    ("DELETE", f"{DRAFTERS}/ngram", None),
     ("GET", "/ready", None),
     ("GET", "/health", None),
 ]
@@ -155,12 +169,36 @@ GOOD: list[tuple[str, str, dict[str, Any] | None]] = [
 def test_good_requests_and_their_replies_are_as_described(
     client: httpx.Client, method: str, path: str, fields: dict[str, Any] | None
 ) -> None:
-    body = None if fields is None else {"model": MODEL, **fields}
+    body = fields
+    if fields is not None and not path.startswith(DRAFTERS):
+        body = {"model": MODEL, **fields}
     if body is not None:
-        described = operation_of(DOCUMENT, path, method)["requestBody"]["content"]["application/json"]
+        described = operation_of(DOCUMENT, path.partition("?")[0], method)["requestBody"]["content"]["application/json"]
         validator(DOCUMENT, described["schema"]).validate(body)
     reply = client.request(method, path, json=body)
-    assert reply.status_code == 200, reply.text
+    assert reply.status_code == (201 if path.startswith(f"{DRAFTERS}?") else 200), reply.text
+    check_reply(DOCUMENT, reply)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "fields", "headers", "status"),
+    [
+        ("POST", DRAFTERS, {"name": "new", "kind": "ngram", "threads": "2"}, {}, 400),
+        ("POST", DRAFTERS, {"name": "ngram", "kind": "ngram"}, {}, 409),
+        ("POST", DRAFTERS, {"name": "gone", "kind": "ngram"}, {}, 409),
+        ("POST", DRAFTERS, {"name": "new", "kind": "ngram"}, {OPERATOR_HEADER: "wrong"}, 401),
+        ("POST", f"{DRAFTERS}?wait_s=0", {"name": "new", "kind": "ngram"}, {}, 400),
+        ("POST", f"{DRAFTERS}/nobody/drain", {}, {}, 404),
+        ("POST", f"{DRAFTERS}/ngram/drain", {"now": True}, {}, 400),
+        ("POST", f"{DRAFTERS}/ngram/drain", None, {}, 415),
+        ("DELETE", f"{DRAFTERS}/nobody", None, {}, 404),
+    ],
+)
+def test_what_operators_are_refused_is_as_described(
+    client: httpx.Client, method: str, path: str, fields: dict[str, Any] | None, headers: dict[str, str], status: int
+) -> None:
+    reply = client.request(method, path, json=fields, headers=headers)
+    assert reply.status_code == status, reply.text
     check_reply(DOCUMENT, reply)
 
 
@@ -221,7 +259,7 @@ def test_generated_requests_find_no_failure(api: FastAPI, backend: FakeBackend) 
             )
             @given(case=operation.as_strategy(generation_mode=mode))
             def check(case: schemathesis.Case) -> None:
-                reply = case.call()
+                reply = case.call(headers={OPERATOR_HEADER: TOKEN})
                 assert reply.status_code < 500, (case.body, reply.text)
                 statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
                 # Null means absent, also for a field that is not known, which schemas have no word for.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paceline.cluster.config import DrafterConfig, parse_config
-from paceline.cluster.placement import Demand, Node, demands, drafter_demands, misfit
+from paceline.cluster.placement import Demand, Node, demands, drafter_demands, lacking_device, misfit
 
 
 def drafter(**fields: Any) -> DrafterConfig:
@@ -20,6 +20,20 @@ def node(address: str, total: dict[str, float], **free: float) -> Node:
 
 GPU = node("10.0.0.1", {"num_cpus": 8, "num_gpus": 1}, num_gpus=0.1)
 CPU = node("10.0.0.2", {"num_cpus": 4})
+
+
+@pytest.mark.parametrize(
+    ("device", "nodes", "expected"),
+    [
+        ("cpu", [], None),
+        ("cuda", [CPU, GPU], None),
+        ("cuda:0", [GPU], None),
+        ("cuda:1", [GPU], "target needs device 'cuda:1'; the nodes have at most 1 GPUs each, as Ray counts them"),
+        ("cuda", [CPU], "target needs device 'cuda'; the nodes have at most 0 GPUs each, as Ray counts them"),
+    ],
+)
+def test_a_device_is_somewhere(device: str, nodes: list[Node], expected: str | None) -> None:
+    assert lacking_device("target", device, nodes) == expected
 
 
 def test_who_asks_for_nothing_fits_anywhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -197,8 +198,9 @@ def test_a_restarted_selector_s_requests_are_recorded_from_its_first(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_ctrl_c_leaves_a_whole_file(
-    shared: tuple[FakeBackend, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_whole_file(
+    shared: tuple[FakeBackend, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     backend, url = shared
     traffic = Traffic()
@@ -210,15 +212,15 @@ def test_ctrl_c_leaves_a_whole_file(
         traffic.request("ended")
         traffic.request("runs", ends=False)
         wait_until(lambda: b"ended" in path.with_name("f.parquet.part").read_bytes(), 20, "it is read")
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     # Where the tests run in a shell's background, the signal is ignored from the start.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     try:
         threading.Thread(target=interrupt).start()
         assert main(["record", url, "-o", str(path)]) == 0
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     assert the_one(path).request == "ended"
     assert "1 still ran" in capsys.readouterr().out
 

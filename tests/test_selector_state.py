@@ -227,7 +227,7 @@ def test_the_keeper_saves_and_restores(taught: Life, tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     first = keeper(taught, path)
     first.start()
-    first.stop()
+    first.save()
     later = Life()
     keeper(later, path)
     later.join("a", "b")
@@ -242,7 +242,7 @@ def test_a_broken_file_is_put_aside_with_a_warning(tmp_path: Path, caplog: pytes
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
     assert path.with_name("state.json.broken").read_text() == "no json"
     kept.start()
-    kept.stop()
+    kept.save()
     assert read_state(path) == life.selector.state()
 
 
@@ -254,7 +254,7 @@ def test_a_newer_file_is_neither_read_nor_overwritten(tmp_path: Path, caplog: py
         read_state(path)
     kept = keeper(Life("a"), path)
     kept.start()
-    kept.stop()
+    kept.save()
     assert path.read_text() == content
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "neither restored nor overwritten" in caplog.text
@@ -264,7 +264,7 @@ def test_a_place_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pyt
     (tmp_path / "file").write_text("")
     kept = keeper(Life("a"), tmp_path / "file" / "state.json")
     kept.start()
-    kept.stop()
+    kept.save()
     assert "cannot be written" in caplog.text
 
 

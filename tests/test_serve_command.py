@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,9 +11,11 @@ import pytest
 from rich.console import Console
 
 from paceline.actors.errors import ConfigError, NotReady
-from paceline.cluster import placement, serve_command
+from paceline.cluster import cli, placement, serve_command
 from paceline.cluster.backend import ClusterStatus, DrafterState
+from paceline.cluster.client import Client
 from paceline.cluster.config import ClusterConfig, Resources
+from paceline.cluster.http_port import address_of
 from paceline.cluster.start_progress import StartProgress
 from paceline.cluster.stop_signals import StopSignals
 
@@ -45,6 +48,26 @@ def wait(cluster: Cluster, ready_s: float, said: list[str] | None = None) -> tup
     signals = StopSignals(lambda: None)
     said = [] if said is None else said
     return serve_command._wait_until_up(CONFIG, fake, fake, ready_s, said.append, signals)
+
+
+@pytest.mark.parametrize(
+    ("http", "url"),
+    [({}, "http://127.0.0.1:8000"), ({"port": 9123}, "http://127.0.0.1:9123"), ({"host": "::1"}, "http://[::1]:8000")],
+)
+@pytest.mark.parametrize("keys", [(), ("some-key-1234",)], ids=["open", "keyed"])
+def test_the_commands_that_it_prints_reach_it(http: dict[str, Any], url: str, keys: tuple[str, ...]) -> None:
+    config = ClusterConfig.model_validate({"http": {**http, "api_keys": keys}})
+    host = cast(Any, SimpleNamespace(memory_bytes=lambda: None, metrics_addresses=list))
+    console = Console(file=io.StringIO(), record=True, width=40)
+    status = ClusterStatus(True, "speculation", "tiny", "fixed", True)
+    with Client(address_of(config.http.host, config.http.port)) as client:
+        serve_command._report(console, StartProgress(console), config, host, client, status, [])
+    lines = [shlex.split(line) for line in console.export_text().splitlines() if " paceline " in f" {line}"]
+    assert len(lines) == 3
+    for words in lines:
+        assert (words[0] == "PACELINE_API_KEYS=KEY") == bool(keys)
+        command = words[words.index("paceline") + 1 :]
+        assert cli.parser().parse_args(command).url == url
 
 
 def test_it_waits_for_each_thing_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

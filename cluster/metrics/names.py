@@ -149,9 +149,15 @@ KV_USAGE = Metric(
     "paceline_kv_cache_usage_ratio",
     "gauge",
     "0 to 1",
-    "Share of `target.max_tokens_in_flight` promised to running sequences; at 1 others wait. Of several targets: the "
-    "fullest.",
+    "Share of `target.max_tokens_in_flight` that running sequences hold; near 1 others wait, and the newest are "
+    "preempted. Of several targets: the fullest.",
     gathered="max",
+)
+PREEMPTIONS = Metric(
+    "paceline_num_preemptions_total",
+    "counter",
+    "times",
+    "Times a running sequence gave its keys and values back for others to go on, and waited to be run again.",
 )
 PROMPT_TOKENS = Metric("paceline_prompt_tokens_total", "counter", "tokens", "Prompt tokens of admitted sequences.")
 CACHED_TOKENS = Metric(

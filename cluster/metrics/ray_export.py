@@ -58,11 +58,6 @@ class RayExport:
         return made
 
 
-def exported_name(metric: Metric) -> str:
-    """What Ray's agent calls it."""
-    return f"ray_{metric.name}"
-
-
 def middles(bounds_s: tuple[float, ...]) -> list[float]:
     """A duration in each bucket: its middle; beyond the last bound, twice that."""
     return [(low + high) / 2 for low, high in zip((0.0, *bounds_s), bounds_s, strict=False)] + [2 * bounds_s[-1]]

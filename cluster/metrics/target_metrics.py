@@ -61,6 +61,7 @@ class TargetMetrics:
         samples.add(names.RUNNING, engine.running)
         samples.add(names.WAITING, engine.waiting)
         samples.add(names.KV_USAGE, engine.kv_usage)
+        samples.add(names.PREEMPTIONS, counts.preemptions)
         pace = engine.pace.count
         samples.add(names.DECODE_SECONDS, pace.decode_ms / 1e3)
         samples.add(names.PLAIN_DECODE_SECONDS, pace.plain_ms / 1e3)
