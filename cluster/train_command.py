@@ -93,7 +93,8 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
                 about,
             )
         bars.advance(bar)
-    console.print(f"tokens per round on held-out prompts: greedy, chains of {DRAFT_LENGTH}, the bonus token included")
+    how = f"greedy, chains of {DRAFT_LENGTH}, the bonus token included"
+    console.print(f"tokens per round on held-out prompts ({how}):", soft_wrap=True, highlight=False)
     console.print(_table(settings.output.name, results, about))
     name, model = settings.output.name, settings.output.resolve()
     console.print(f"{settings.output}: written. A running cluster takes it at once:", soft_wrap=True)
