@@ -149,7 +149,7 @@ def answered(model: CausalModel, target: Path, options: argparse.Namespace) -> l
     tokenizer = ChatTokenizer(target)
     settings = DataSettings(max_prompt=1024)
     asked = data_stages.ask_prompts(
-        "prompts", options.prompts, options.limit, (0.0,), settings, tokenizer, set()
+        "prompts", data_stages.prompts_of(options.prompts), options.limit, (0.0,), settings, tokenizer, set()
     ).questions
     options.data.mkdir(parents=True, exist_ok=True)
     store = AnswerStore(options.data / "answers.jsonl")

@@ -19,14 +19,17 @@ import statistics
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+from kept_rows import KeptRows
 from provenance import provenance
 from result_file import add_out, put
 from rich.console import Console
 from rich.table import Table
+from served_answer import Answer, ask
 from tqdm import tqdm
 
 from paceline.cluster.config import load_config
@@ -94,13 +97,15 @@ def measure(
 ) -> list[dict[str, Any]]:
     """One row per group of prompts that are asked together: repeat, group, arm, tokens, seconds, rounds."""
     groups = [prompts[at : at + options.concurrency] for at in range(0, len(prompts), options.concurrency)]
-    rows = kept_rows(options.rows)
-    done = {(row["repeat"], row["prompt"], row["arm"]) for row in rows}
+    settings = {"prompts": [p.text for p in prompts], "tokens": options.tokens, "temperature": options.temperature}
+    kept = KeptRows(options.rows, {**settings, "concurrency": options.concurrency, "config": str(options.config)})
+    done = {(row["repeat"], row["prompt"], row["arm"]) for row in kept.rows}
+    asking = partial(ask, tokens=options.tokens, temperature=options.temperature)
     names = list(arms)
     with httpx.Client(base_url=url, timeout=300) as client, ThreadPoolExecutor(options.concurrency) as pool:
         for name in names * 2:  # warm-up, not counted
-            ask(client, model, prompts[0].text, arms[name], options)
-        bar = tqdm(total=options.repeats * len(groups) * len(names), initial=len(rows), unit="group")
+            asking(client, model, prompts[0].text, arms[name])
+        bar = tqdm(total=options.repeats * len(groups) * len(names), initial=len(kept.rows), unit="group")
         for repeat in range(options.repeats):
             for index, group in enumerate(groups):
                 shift = (repeat + index) % len(names)
@@ -109,58 +114,31 @@ def measure(
                         continue
                     arm = arms[name]
                     began = time.perf_counter()
-                    asked = [pool.submit(ask, client, model, prompt.text, arm, options) for prompt in group]
+                    asked = [pool.submit(asking, client, model, prompt.text, arm) for prompt in group]
                     answers = [each.result() for each in asked]
                     row = {
                         "repeat": repeat,
                         "prompt": index,
                         "domain": group[0].domain if options.concurrency == 1 else "mixed",
                         "arm": name,
-                        "tokens": sum(tokens for tokens, _ in answers),
+                        "tokens": sum(answer.tokens for answer in answers),
                         "seconds": time.perf_counter() - began,
-                        "rounds": sum(speculation["rounds"] for _, speculation in answers),
-                        "rounds_by_drafter": rounds_by_drafter([speculation for _, speculation in answers]),
+                        "rounds": sum(answer.rounds for answer in answers),
+                        "rounds_by_drafter": rounds_by_drafter(answers),
                     }
-                    rows.append(row)
-                    if options.rows is not None:
-                        with options.rows.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                    kept.add(row)
                     bar.update()
         bar.close()
-    return rows
+    return kept.rows
 
 
-def rounds_by_drafter(reports: list[dict[str, Any]]) -> dict[str, float]:
+def rounds_by_drafter(answers: list[Answer]) -> dict[str, float]:
     """Rounds that each drafter played, over some answers."""
     total: dict[str, float] = defaultdict(float)
-    for speculation in reports:
-        for name, share in speculation["rounds_by_drafter"].items():
-            total[name] += share * speculation["rounds"]
+    for answer in answers:
+        for name, rounds in answer.rounds_by_drafter.items():
+            total[name] += rounds
     return total
-
-
-def kept_rows(path: Path | None) -> list[dict[str, Any]]:
-    """What an earlier run kept."""
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def ask(
-    client: httpx.Client, model: str, prompt: str, arm: dict[str, Any], options: argparse.Namespace
-) -> tuple[int, dict[str, Any]]:
-    """One answer: its tokens, and its speculation report."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": options.tokens,
-        "temperature": options.temperature,
-        "paceline": arm,
-    }
-    reply = client.post("/v1/chat/completions", json=body)
-    reply.raise_for_status()
-    answer = reply.json()
-    return answer["usage"]["completion_tokens"], answer["metrics"]["speculative_decoding"]
 
 
 def report(

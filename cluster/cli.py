@@ -143,9 +143,15 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     train.add_argument("output", type=Path, metavar="OUTPUT", help="drafter folder to write")
     train.add_argument(
-        "--prompts", nargs="+", required=True, metavar="FILE", help="JSON lines with `prompt`, .gz or not"
+        "--prompts",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="JSON lines with `prompt`, or .txt with a prompt on each line; .gz or not",
     )
-    train.add_argument("--test", nargs="+", required=True, metavar="FILE", help="prompts to measure on, as --prompts")
+    train.add_argument(
+        "--test", nargs="+", default=[], metavar="FILE", help="prompts to measure on; default: one in ten of --prompts"
+    )
     train.add_argument("--target", default="embedded", help="`embedded`, a folder, or a hub id; default: embedded")
     train.add_argument("--expert-of", type=Path, metavar="FOLDER", help="go on from this head, with its shapes")
     train.add_argument("--domain", nargs="+", default=[], help="train on these domains of the data only; default: all")

@@ -64,6 +64,8 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
             head = new_head(source.path, ids, layers, window, settings.inner, settings.data.seed)
         else:
             head = load_module(settings.expert_of, *target_matrices(source.path))
+        # What it is to be better than. A head that starts from nothing drafts nothing yet.
+        start = evaluate_head(head, tests, DRAFT_LENGTH) if settings.expert_of else {}
         with _written_in(settings.scratch):
             last = _train(head, passages, tests, settings, bars, device)
         bar = bars.add_task("evaluate", total=1, rate="")
@@ -79,6 +81,7 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
             seed=settings.data.seed,
             device=device,
             expert_of=settings.expert_of.name if settings.expert_of else "",
+            start={domain: result.tokens_per_round for domain, result in start.items()},
             levels=DRAFT_LENGTH,
         )
         with _written_in(settings.output):
@@ -90,10 +93,16 @@ def train(settings: TrainSettings, console: Console | None = None) -> int:
                 about,
             )
         bars.advance(bar)
-    console.print(_table(settings.output.name, results))
-    use = f"  - name: {settings.output.name}\n    kind: head\n    options: {{model: {settings.output.resolve()}}}"
-    console.print(f"{settings.output}: written. To use it, add to the drafters of a configuration:", soft_wrap=True)
-    console.print(use, soft_wrap=True)
+    how = f"greedy, chains of {DRAFT_LENGTH}, the bonus token included"
+    console.print(f"tokens per round on held-out prompts ({how}):", soft_wrap=True, highlight=False)
+    console.print(_table(settings.output.name, results, about))
+    name, model = settings.output.name, settings.output.resolve()
+    console.print(f"{settings.output}: written. A running cluster takes it at once:", soft_wrap=True)
+    add = f"  paceline drafters add name={name} kind=head options.model={model}"
+    console.print(add, soft_wrap=True, highlight=False)
+    console.print("and every later one where its configuration has, among the drafters:", soft_wrap=True)
+    use = f"  - name: {name}\n    kind: head\n    options: {{model: {model}}}"
+    console.print(use, soft_wrap=True, highlight=False)
     return 0
 
 
@@ -119,7 +128,9 @@ def _data(
             f"the target's context of {facts.max_positions}; lower one of them"
         )
     to_train, to_test = data_stages.questions(data, ChatTokenizer(target))
-    if to_train.repeated:
+    if not data.test_prompts:
+        bars.console.print(f"prompts: {len(to_test.questions)} are held out to measure on (--test FILE gives others)")
+    elif to_train.repeated:
         bars.console.print(f"prompts: {to_train.repeated} are also among the test prompts, left out")
     data.claim(folder, data_stages.questions_hash(to_train, to_test))
     model = load_model(target, dtype="bfloat16", device=settings.device, feature_layers=layers)
@@ -233,10 +244,12 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _table(name: str, results: Mapping[str, DomainResult]) -> Table:
-    table = Table(title=f"{name}: tokens per round, chains of {DRAFT_LENGTH}, the bonus token included")
+def _table(name: str, results: Mapping[str, DomainResult], about: Provenance) -> Table:
+    table = Table()
     table.add_column("domain")
-    table.add_column("greedy", justify="right")
+    for column in (name, *([about.expert_of] if about.start else [])):
+        table.add_column(column, justify="right")
     for domain, result in sorted(results.items()):
-        table.add_row(domain, f"{result.tokens_per_round:.2f}")
+        before = [f"{about.start[domain]:.2f}"] if about.start else []
+        table.add_row(domain, f"{result.tokens_per_round:.2f}", *before)
     return table

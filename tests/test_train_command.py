@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,10 @@ def test_a_head_is_trained_exported_and_drafts(
     expert = tmp_path / "expert"
     assert cli.main(arguments(files, expert, data, "--domain", "rivers", "--expert-of", str(output))) == 0
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*") if path.is_file()} == made
-    assert "starting from `rivers`" in (expert / "README.md").read_text()
+    card = (expert / "README.md").read_text()
+    assert "starting from `rivers`" in card
+    assert re.search(r"\| domain \| greedy \| `rivers` \|\n\|---\|---\|---\|\n\| rivers \| 1\.\d\d \| 1\.\d\d \|", card)
+    assert f"paceline drafters add name=expert kind=head options.model={expert}" in capsys.readouterr().out
 
     capsys.readouterr()
     for more, told in (

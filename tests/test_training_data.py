@@ -93,8 +93,26 @@ def test_what_is_measured_on_is_not_trained_on(tmp_path: Path) -> None:
     again = asked(tmp_path, ["One  two", "three", "four"], ["ONE two ", "five"])
     assert questions_hash(train, test) == questions_hash(*again)
     assert questions_hash(train, test) != questions_hash(*asked(tmp_path, ["three", "fore"], ["ONE two ", "five"]))
-    with pytest.raises(ConfigError, match=r"prompts: no prompt is left.* 1 are also among the test prompts"):
+    with pytest.raises(ConfigError, match=r"prompts: no prompt is left.* 1 are also among those to measure on"):
         asked(tmp_path, ["one"], ["ONE"])
+
+
+def test_without_test_prompts_one_in_ten_is_held_out(tmp_path: Path) -> None:
+    texts = [f"prompt {number}" for number in range(40)]
+    (tmp_path / "mine").mkdir()
+    file = tmp_path / "mine" / "prompts.txt"
+    file.write_text("\n".join([*texts, "", "  Prompt 7 "]) + "\n")
+    assert [prompt.text for prompt in read_prompts(file)] == [*texts, "Prompt 7"]
+    train, test = questions(DataSettings(prompts=(str(file),)), Letters())  # type: ignore[arg-type]
+    asked_ids = ["".join(map(chr, question.prompt_ids)).lower() for question in train.questions]
+    held_ids = ["".join(map(chr, question.prompt_ids)).lower() for question in test.questions]
+    assert len(held_ids) == 4
+    assert {question.domain for question in [*train.questions, *test.questions]} == {"mine"}
+    assert not set(asked_ids) & set(held_ids)
+    assert set(asked_ids) | set(held_ids) == set(texts)
+    file.write_text("only one\n")
+    with pytest.raises(ConfigError, match="no prompt is left"):
+        questions(DataSettings(prompts=(str(file),)), Letters())  # type: ignore[arg-type]
 
 
 def test_a_prompt_that_is_too_long_makes_room_for_the_next(tmp_path: Path) -> None:

@@ -23,9 +23,10 @@ from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training.answer_store import Answer, AnswerStore
 from paceline.cluster.training.feature_store import SHARD_ANSWERS, shard_holds, write_shard
 from paceline.cluster.training.generate_stage import Question, generate
-from paceline.cluster.training.prompt_file import read_prompts
+from paceline.cluster.training.prompt_file import Prompt, read_prompts
 from paceline.cluster.training.train_settings import DataSettings
 
+HELD_OUT = 10  # one prompt in so many, where none are given to measure on
 _SHORTEST = 8  # tokens of an answer that is worth training on
 Advance = Callable[[int, int], None]  # hears of answers dealt with, and of the tokens that this run did for them
 
@@ -45,14 +46,38 @@ def questions(data: DataSettings, tokenizer: ChatTokenizer) -> tuple[Asked, Aske
     Raises:
         ConfigError: a file is unreadable, or none of its prompts is left.
     """
-    texts = {_folded(prompt.text) for file in data.test_prompts for prompt in read_prompts(Path(file))}
-    train = ask_prompts("prompts", data.prompts, data.answers, data.temperatures, data, tokenizer, texts)
-    return train, ask_prompts("test", data.test_prompts, data.test_answers, (0.0,), data, tokenizer, set())
+    prompts = prompts_of(data.prompts)
+    tests = prompts_of(data.test_prompts) if data.test_prompts else held_out(prompts, data.test_answers, data.seed)
+    barred = {_folded(prompt.text) for prompt in tests}
+    train = ask_prompts("prompts", prompts, data.answers, data.temperatures, data, tokenizer, barred)
+    return train, ask_prompts("test", tests, data.test_answers, (0.0,), data, tokenizer, set())
+
+
+def prompts_of(files: Sequence[str]) -> list[Prompt]:
+    """All prompts of some files.
+
+    Raises:
+        ConfigError: see `read_prompts`.
+    """
+    return [prompt for file in files for prompt in read_prompts(Path(file))]
+
+
+def held_out(prompts: Sequence[Prompt], most: int, seed: int) -> list[Prompt]:
+    """One prompt in ten of each domain, at least one and at most `most`, to measure on where nothing else is given."""
+    by_domain: dict[str, dict[str, Prompt]] = defaultdict(dict)
+    for prompt in prompts:
+        by_domain[prompt.domain].setdefault(_folded(prompt.text), prompt)
+    chance = Random(seed)
+    return [
+        prompt
+        for _, own in sorted(by_domain.items())
+        for prompt in chance.sample(list(own.values()), min(max(len(own) // HELD_OUT, 1), most))
+    ]
 
 
 def ask_prompts(
     name: str,
-    files: Sequence[str],
+    prompts: Sequence[Prompt],
     each: int,
     temperatures: Sequence[float],
     data: DataSettings,
@@ -61,22 +86,21 @@ def ask_prompts(
 ) -> Asked:
     """Up to `each` prompts of every domain, shuffled, the domains taking turns."""
     by_domain: dict[str, list[str]] = defaultdict(list)
-    for file in files:
-        for prompt in read_prompts(Path(file)):
-            by_domain[prompt.domain].append(prompt.text)
+    for prompt in prompts:
+        by_domain[prompt.domain].append(prompt.text)
     chance = Random(data.seed)
-    for _, prompts in sorted(by_domain.items()):
-        chance.shuffle(prompts)
+    for _, texts in sorted(by_domain.items()):
+        chance.shuffle(texts)
     asked: list[Question] = []
     taken: Counter[str] = Counter()
     index = too_long = repeated = 0
     for turn in range(max(map(len, by_domain.values()))):
-        for domain, prompts in sorted(by_domain.items()):
-            if turn >= len(prompts) or taken[domain] == each:
+        for domain, texts in sorted(by_domain.items()):
+            if turn >= len(texts) or taken[domain] == each:
                 continue
-            if _folded(prompts[turn]) in barred:
+            if _folded(texts[turn]) in barred:
                 repeated += 1
-            elif len(ids := tokenizer.apply_chat([{"role": "user", "content": prompts[turn]}])) > data.max_prompt:
+            elif len(ids := tokenizer.apply_chat([{"role": "user", "content": texts[turn]}])) > data.max_prompt:
                 too_long += 1
             else:
                 asked.append(Question(index, domain, ids, temperatures[taken[domain] % len(temperatures)]))
@@ -85,7 +109,7 @@ def ask_prompts(
     if not asked:
         raise ConfigError(
             f"{name}: no prompt is left: {too_long} are longer than {data.max_prompt} tokens (--max-prompt), "
-            f"{repeated} are also among the test prompts"
+            f"{repeated} are also among those to measure on"
         )
     return Asked(asked, too_long, repeated)
 

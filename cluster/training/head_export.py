@@ -36,6 +36,7 @@ class Provenance:
     seed: int
     device: str
     expert_of: str
+    start: Mapping[str, float]  # tokens per round of that head on the same prompts, by domain; empty: of none
     levels: int
 
 
@@ -169,9 +170,12 @@ def model_card(name: str, config: HeadConfig, results: Mapping[str, DomainResult
         "",
         f"## Tokens per round on held-out prompts (chains of {about.levels}, the bonus token included)",
         "",
-        "| domain | greedy |",
-        "|---|---|",
-        *(f"| {domain} | {result.tokens_per_round:.2f} |" for domain, result in sorted(results.items())),
+        "| domain | greedy |" + (f" `{about.expert_of}` |" if about.start else ""),
+        "|---|---|" + ("---|" if about.start else ""),
+        *(
+            f"| {domain} | {result.tokens_per_round:.2f} |" + (f" {about.start[domain]:.2f} |" if about.start else "")
+            for domain, result in sorted(results.items())
+        ),
         "",
         f"What catching up measures is multiplied by {config.calibration:.2f}, so that it tells the length of chains.",
         "",
