@@ -72,8 +72,8 @@ class Fleet:
         forget_other_rosters(self._key)
         self._actors.end_strangers(self._roster)
         self._actors.ensure(self._roster)
-        names = [drafter.name for drafter in self._config.drafters]
-        metrics = FleetMetrics(self._watched, names, lambda deployment: _running(application, deployment))
+        drafters = {drafter.name: drafter.replicas for drafter in self._config.drafters}
+        metrics = FleetMetrics(self._watched, drafters, lambda deployment: _running(application, deployment))
         self._metrics = MetricPublisher("fleet", metrics.gather, application, self._config.metrics)
 
     # ------------------------------------------------------------ looking
