@@ -13,7 +13,7 @@ import psutil
 from paceline.actors.errors import PacelineError, RequestError
 from paceline.actors.messages import SelectorSnapshot
 from paceline.cluster.backend import ActorStatus
-from paceline.cluster.drafter_control import DrafterCondition, DrafterStatisticsView, DrafterView, ReplicaView
+from paceline.cluster.drafter_control import DrafterCondition, DrafterView, ReplicaView
 from paceline.cluster.roster import RosterEntry
 
 _AT_FAULT = ("ConfigError", "ModelSourceError")  # a drafter's process that ends with one was asked for wrongly
@@ -65,7 +65,7 @@ def drafter_view(
         dict(drafter.options),
         _condition(entry, replicas, settled),
         replicas,
-        _statistics(drafter.name, snapshot),
+        next((known for known in snapshot.drafters if known.drafter == drafter.name), None) if snapshot else None,
     )
 
 
@@ -84,19 +84,3 @@ def _condition(entry: RosterEntry, replicas: Sequence[ReplicaView], settled: boo
         return "drained" if settled and not any(replica.sessions for replica in replicas) else "draining"
     states = {replica.state for replica in replicas}
     return "up" if "up" in states else "starting" if "starting" in states else "down"
-
-
-def _statistics(drafter: str, snapshot: SelectorSnapshot | None) -> DrafterStatisticsView | None:
-    for known in snapshot.drafters if snapshot is not None else ():
-        if known.drafter == drafter:
-            return DrafterStatisticsView(
-                known.weight,
-                known.scored,
-                known.gamma,
-                known.eal,
-                known.rounds,
-                known.drafted,
-                known.accepted,
-                known.draft_ms,
-            )
-    return None
