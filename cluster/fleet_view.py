@@ -6,7 +6,7 @@ Plain functions; `fleet` asks and calls them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -17,6 +17,15 @@ from paceline.cluster.drafter_control import DrafterCondition, DrafterView, Repl
 from paceline.cluster.roster import RosterEntry
 
 _AT_FAULT = ("ConfigError", "ModelSourceError")  # a drafter's process that ends with one was asked for wrongly
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOverview:
+    """All of it at one moment, in one answer."""
+
+    kinds: dict[str, str]  # drafter -> kind
+    actors: list[ActorStatus]  # the selector, then the drafters' replicas
+    snapshot: SelectorSnapshot | None  # None: the selector does not answer
 
 
 def as_heard(
