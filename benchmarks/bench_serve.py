@@ -14,7 +14,6 @@ With `--rows FILE` every answer's figures are kept there, and a run that was int
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections import defaultdict

@@ -5,7 +5,8 @@ would work: everything here goes over ssh and HTTP. Greedy answers in float32 mu
 process, whatever happens to the link meanwhile.
 
     sudo deploy/three_hosts.sh            # needs a Python with paceline: PYTHON=.venv/bin/python
-    sudo deploy/three_hosts.sh --quick    # one short cut only, which Ray does not notice
+    sudo deploy/three_hosts.sh --quick    # two light drafters, and one short cut, which Ray does not notice
+    sudo deploy/three_hosts.sh --pictures docs/img    # the dashboard meanwhile; needs Chromium
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 import yaml
 from check_lossless import decode
 from cluster_watch import TOKENS, Board, Ride, ask, is_up, say, text_of, wait_until
+from host_footprint import OPERATOR, Footprint, footprint, hosts_not_terminated
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
@@ -36,59 +38,66 @@ from paceline.cluster.tokenizer import ChatTokenizer
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
 WORK = Path("/tmp/three-hosts")
-RAY_PROCESSES = "[r]aylet|[g]cs_server|[r]ay::|[r]ay/_private|[r]ay/dashboard|[r]ay/autoscaler|[r]ay start"
-
 Rows = list[tuple[str, float, str]]
 
 
 def main() -> None:
     """Bring up, ask, cut, mend, take down; print a table, end with one JSON line; exit 1 where something was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one short cut only")
+    parser.add_argument("--quick", action="store_true", help="two light drafters, one short cut")
     parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--pictures", type=Path, default=None, help="folder for pictures of the dashboard")
     options = parser.parse_args()
     head, *workers = os.environ["THREE_HOSTS"].split()
+    url = f"http://{head}:8000"
     rows: Rows = []
-    say("plain decoding in this process, for the texts to expect")
     prompts = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
-    expected = plain_texts(prompts[: options.prompts])
+    prompts = prompts[: options.prompts]
+    if not options.quick:
+        say("plain decoding in this process, for the texts to expect")
+        expected = plain_texts(prompts)
     WORK.mkdir()
-    write_files(head, workers)
+    drafters = write_files(head, workers, quick=options.quick)
+    before = {host: footprint(host) for host in (OPERATOR, head, *workers)}
     try:
         with timed(rows, "ray up", f"head {head}, workers {', '.join(workers)}"):
             run("ray", "up", "--yes", "--no-config-cache", str(WORK / "cluster.yaml"))
         with timed(rows, "serve deploy, until every drafter can be asked", ""):
             run("scp", "-q", str(WORK / "serve.yaml"), f"{head}:")
             run("ray", "exec", str(WORK / "cluster.yaml"), "serve deploy ~/serve.yaml")
-            wait_until(lambda: is_up(f"http://{head}:8000"), 120, "the cluster is up")
-        lost = ride(f"http://{head}:8000", head, workers[0], expected, options.quick, rows)
+            wait_until(lambda: is_up(url, drafters), 120, "the cluster is up")
+        if options.quick:
+            expected = {prompt: text_of(ask(url, prompt, paceline={"enabled": False})) for prompt in prompts}
+        lost = ride(url, head, workers[0], expected, options, rows)
     except BaseException:
         look(head)
         raise
     finally:
         with timed(rows, "ray down", ""):
             run("ray", "down", "--yes", str(WORK / "cluster.yaml"))
-    wait_for_none = time.monotonic()
-    while any((left := {host: leftovers(host) for host in (head, *workers)}).values()):
-        if time.monotonic() > wait_for_none + 60:
-            break
+    started = time.monotonic()
+    while any((left := left_behind(before)).values()) and time.monotonic() < started + 60:
         time.sleep(1)
-    rows.append(("until the last process of Ray has ended", time.monotonic() - wait_for_none, ""))
-    report(rows, lost, left)
+    rows.append(("until nothing is left behind on any host", time.monotonic() - started, ""))
+    report(rows, lost, left, before)
     raise SystemExit(int(bool(lost) or any(left.values())))
 
 
-def ride(url: str, head: str, victim: str, expected: dict[str, str], quick: bool, rows: Rows) -> list[str]:
+def ride(
+    url: str, head: str, victim: str, expected: dict[str, str], options: argparse.Namespace, rows: Rows
+) -> list[str]:
     """Requests without a pause while a link is cut and mended; returns what was lost."""
     with Board(url) as board, Ride(url, expected) as asking:
-        board.wait_for("four drafters", lambda nodes: len(nodes) == 4, 60)
+        board.wait_for("the drafters are seen", lambda nodes: len(set(nodes.values())) > 1, 60)
         before = dict(board.nodes)
         theirs = {name for name, node in before.items() if node == victim}
         assert theirs, f"no drafter on {victim}: {before}"
         assert head not in before.values(), f"a drafter on the head: {before}"
         crossed(url, expected, before, rows)
+        if options.pictures is not None:
+            picture(url, options.pictures, "dashboard-hosts")
         cut_shortly(victim, before, theirs, board, asking, rows)
-        if not quick:
+        if not options.quick:
             cut_for_long(head, victim, before, theirs, board, asking, rows)
         crossed(url, expected, {name: node for name, node in board.nodes.items() if node == victim}, rows)
     rows.append(("requests all the while", asking.asked, f"{len(asking.wrong)} lost or wrong"))
@@ -150,20 +159,29 @@ def plain_texts(prompts: list[str]) -> dict[str, str]:
     return texts
 
 
-def write_files(head: str, workers: list[str]) -> None:
-    """The two files of `deploy/`, with these addresses, and what three real hosts would not share: installation."""
+def write_files(head: str, workers: list[str], *, quick: bool) -> int:
+    """The two files of `deploy/`, with these addresses, and what three real hosts would not share: installation.
+
+    Returns:
+        The number of drafters.
+    """
     cluster = yaml.safe_load((ROOT / "deploy" / "onprem.yaml").read_text(encoding="utf-8"))
     cluster["provider"] |= {"head_ip": head, "worker_ips": workers}
     cluster["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_ed25519"}
     cluster["file_mounts"] = {"~/paceline": str(ROOT)}
-    cluster["setup_commands"] = ["test -d ~/paceline/zoo && paceline pull"]
-    (WORK / "cluster.yaml").write_text(yaml.safe_dump(cluster), encoding="utf-8")
+    cluster["setup_commands"] = ["test -d ~/paceline/zoo"] if quick else ["test -d ~/paceline/zoo && paceline pull"]
     served = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
     settings = served["applications"][0]["args"]
     settings["target"] |= {"dtype": "float32"}
     settings["speculation"] = {"adapt_length": False, "max_draft": 4}  # whoever is named drafts, whether it pays or not
     settings["network"] |= {"token": secrets.token_hex(16)}
+    if quick:  # one on each worker, and up at once
+        settings["drafters"] = [drafter for drafter in settings["drafters"] if drafter["kind"] != "head"]
+        command = cluster["worker_start_ray_commands"]
+        cluster["worker_start_ray_commands"] = [part.replace('{"drafter": 2}', '{"drafter": 1}') for part in command]
+    (WORK / "cluster.yaml").write_text(yaml.safe_dump(cluster), encoding="utf-8")
     (WORK / "serve.yaml").write_text(yaml.safe_dump(served), encoding="utf-8")
+    return len(settings["drafters"])
 
 
 def alive(head: str) -> set[str]:
@@ -179,7 +197,14 @@ def alive(head: str) -> set[str]:
 def look(head: str) -> None:
     """Something failed: what Ray says of it."""
     logs = "/tmp/ray/session_latest/logs"
-    for command in ("ray status", "serve status", f"tail -n 40 {logs}/monitor.log {logs}/serve/controller*.log"):
+    status = "curl -s -m 10 http://127.0.0.1:8000/v1/paceline/status"
+    for command in (
+        status,
+        "ray list actors",
+        "ray status",
+        "serve status",
+        f"tail -n 40 {logs}/monitor.log {logs}/serve/controller*.log",
+    ):
         try:
             told = subprocess.run(
                 ["ssh", head, f"source .bashrc; {command}"], capture_output=True, text=True, timeout=60
@@ -190,9 +215,25 @@ def look(head: str) -> None:
         print(f"--- {command}\n{told.stdout[-6000:]}{told.stderr[-2000:]}", flush=True)
 
 
-def leftovers(host: str) -> list[str]:
-    """Ray's processes on a host."""
-    return run("ssh", host, f"pgrep -af '{RAY_PROCESSES}' || true", quiet=True).splitlines()
+def left_behind(before: dict[str, Footprint]) -> dict[str, list[str]]:
+    """By host, what has come since and should not have."""
+    left = {host: footprint(host).since(then) for host, then in before.items()}
+    left[OPERATOR] += hosts_not_terminated(Path("/tmp/ray/cluster-paceline.state"))
+    return left
+
+
+def picture(url: str, folder: Path, name: str) -> None:
+    """The dashboard, after a minute of the traffic that there is."""
+    run(
+        sys.executable,
+        str(ROOT / "tests" / "dashboard_pictures.py"),
+        url,
+        str(folder.resolve()),
+        "--watch",
+        name,
+        "--seconds",
+        "60",
+    )
 
 
 def link(host: str, state: str) -> None:
@@ -222,15 +263,18 @@ def timed(rows: Rows, what: str, remark: str) -> Iterator[None]:
     rows.append((what, time.monotonic() - started, remark))
 
 
-def report(rows: Rows, lost: list[str], left: dict[str, list[str]]) -> None:
-    """The table, what was lost, and the JSON line."""
+def report(rows: Rows, lost: list[str], left: dict[str, list[str]], before: dict[str, Footprint]) -> None:
+    """The table, what was lost or left, what stays by design, and the JSON line."""
     table = Table()
     for column in ("step", "seconds or count", ""):
         table.add_column(column, justify="right" if column.startswith("seconds") else "left")
     for what, figure, remark in rows:
         table.add_row(what, f"{figure:.1f}" if isinstance(figure, float) else str(figure), remark)
-    table.add_row("processes of Ray left behind", str(sum(map(len, left.values()))), "")
+    remark = "processes, sockets, shared memory, mounts, interfaces, files"
+    table.add_row("left behind", str(sum(map(len, left.values()))), remark)
     Console(width=120).print(table)
+    for host, then in before.items():
+        say(f"stays on {host}: " + (", ".join(footprint(host).staying(then)) or "nothing"))
     for line in (*lost, *(f"{host}: {line}" for host, lines in left.items() for line in lines)):
         say(line)
     steps = {what: round(figure, 2) for what, figure, _ in rows}

@@ -105,13 +105,13 @@ def text_of(reply: dict[str, Any]) -> str:
     return text
 
 
-def is_up(url: str) -> bool:
-    """Whether the target and all four drafters are."""
+def is_up(url: str, drafters: int) -> bool:
+    """Whether the target and so many drafters are."""
     try:
         status = httpx.get(f"{url}/v1/paceline/status", timeout=10).json()
     except (httpx.HTTPError, ValueError):
         return False
-    return "drafters" in status and sum(drafter["up"] for drafter in status["drafters"]) == 4
+    return "drafters" in status and sum(drafter["up"] for drafter in status["drafters"]) == drafters
 
 
 def wait_until(condition: Callable[[], bool], within_s: float, what: str) -> None:

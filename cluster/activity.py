@@ -10,6 +10,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -83,7 +84,7 @@ class WatchedRequest:
     ) -> None:
         if self.state == "running":
             self.state = "error" if isinstance(error, PacelineError) else "client left"
-        self._activity.end(self)
+        self._activity.over(self)
 
     def round(self, chunk: Chunk, tokens: int) -> None:
         """Count a round that brought so many tokens.
@@ -127,7 +128,7 @@ class WatchedRequest:
 class Activity:
     """The last minutes and the last requests of one ingress. Called by its event loop only.
 
-    `version` grows with each change to a request.
+    `version` grows with each change to a request, `ended` with each that is over.
 
     Args:
         clock: Seconds since the epoch.
@@ -137,6 +138,7 @@ class Activity:
         self.clock = clock
         self.latencies = LatencyWindow()
         self.version = 0
+        self.ended = 0
         self._seconds: OrderedDict[int, Second] = OrderedDict()
         self._running: OrderedDict[str, WatchedRequest] = OrderedDict()
         self._recent: deque[WatchedRequest] = deque(maxlen=RECENT)
@@ -152,10 +154,11 @@ class Activity:
         self.version += 1
         return request
 
-    def end(self, request: WatchedRequest) -> None:
+    def over(self, request: WatchedRequest) -> None:
         """A generation is over."""
         self._running.pop(request.id, None)
         self._recent.appendleft(request)
+        self.ended += 1
         self.version += 1
 
     def second(self, now: float) -> Second:
@@ -187,7 +190,10 @@ class Activity:
         if "token_ms" not in second.measured:
             second.measured.update(self.latencies.percentiles(at + 1.0))
 
-    def requests(self) -> list[dict[str, Any]]:
-        """Requests that run, then those that ended, the newest of each first."""
-        running = list(self._running.values())[::-1][:RUNNING]
-        return [request.as_dict() for request in (*running, *self._recent)]
+    def requests(self, ended_since: int = 0) -> dict[str, list[dict[str, Any]]]:
+        """Requests that `run`, and those that `ended` after so many had, of the last ones; the newest of each first."""
+        newest = min(self.ended - ended_since, len(self._recent))
+        return {
+            "running": [request.as_dict() for request in islice(reversed(self._running.values()), RUNNING)],
+            "ended": [request.as_dict() for request in islice(self._recent, newest)],
+        }

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -29,7 +29,7 @@ from paceline.cluster.config import ClusterConfig
 from paceline.cluster.dashboard_pages import DashboardPages
 from paceline.cluster.drafters_api import DrafterEndpoints
 from paceline.cluster.drain_gate import Drain, DrainGate
-from paceline.cluster.event_stream import ClientGone, Events, EventStream, while_connected
+from paceline.cluster.event_stream import ClientGone, EventStream, while_connected
 from paceline.cluster.explain_api import ExplainEndpoints
 from paceline.cluster.http_errors import error_reply, status_of, status_reply
 from paceline.cluster.live_feed import LiveFeed
@@ -47,6 +47,7 @@ from paceline.cluster.trace_document import trace_document
 
 logger = logging.getLogger(__name__)
 
+E = TypeVar("E")
 MAX_TRACE_S = 30.0
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _CLIENT_GONE = 499  # as nginx logs it; there is no one to read it
@@ -227,7 +228,7 @@ class _Endpoints:
         return EventStream(await while_connected(request.receive, _first(events)), events)
 
 
-async def _first(events: Events) -> dict[str, Any]:
+async def _first(events: AsyncGenerator[E]) -> E:
     return await anext(events)
 
 

@@ -66,12 +66,14 @@ class Pulse:
     """What changes all the time, as one target replica knows it without asking anyone.
 
     `decode_ms` and `plain_ms` only grow while the replica lives: the time of its rounds, and what plain decoding would
-    have taken for their tokens (`paceline.actors.pace`). `weights` are those of a new sequence.
+    have taken for their tokens (`paceline.actors.pace`). `weights` are those of a new sequence; `known` are the
+    drafters that the selector told it of, and `usable` those of them that can be asked.
     """
 
     replica: str
     running: int
     waiting: int
+    known: tuple[str, ...]
     usable: tuple[str, ...]
     weights: dict[str, float]
     decode_ms: float = 0.0

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from paceline.actors.drafter_registry import check_options, features_needed
 from paceline.actors.errors import ConfigError, Conflict, ModelSourceError, RequestError
+from paceline.actors.messages import DrafterStatistics
 from paceline.cluster.config import RESERVED_NAMES, DrafterConfig
 
 DrafterCondition = Literal["up", "starting", "down", "draining", "drained"]
@@ -36,20 +37,6 @@ class ReplicaView:
 
 
 @dataclass(frozen=True, slots=True)
-class DrafterStatisticsView:
-    """What the selector knows of a drafter; see `messages.DrafterStatistics`."""
-
-    weight: float
-    scored: int
-    gamma: float
-    eal: float
-    rounds: int
-    drafted: int
-    accepted: int
-    draft_ms: float
-
-
-@dataclass(frozen=True, slots=True)
 class DrafterView:
     """One drafter. `state` is `up` where a replica is; `drained` once it takes nothing new and holds nothing."""
 
@@ -59,7 +46,7 @@ class DrafterView:
     options: dict[str, Any]
     state: DrafterCondition
     replicas: list[ReplicaView] = field(default_factory=list)
-    statistics: DrafterStatisticsView | None = None  # None while the selector has not heard of it
+    statistics: DrafterStatistics | None = None  # None while the selector has not heard of it
 
 
 class DrafterControl(Protocol):

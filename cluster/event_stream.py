@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _DONE = "data: [DONE]\n\n"
-Events = AsyncGenerator[dict[str, Any]]
+Event = dict[str, Any] | str  # a str is JSON already
 
 
 class ClientGone(Exception):  # noqa: N818 - named by what happened
@@ -59,7 +59,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: dict[str, Any], rest: Events) -> None:
+    def __init__(self, first: Event, rest: AsyncGenerator[Event]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
@@ -97,8 +97,13 @@ def ending_events(error: Exception) -> bytes:
     return f"{_line(error_document(error))}{_DONE}".encode()
 
 
-def _line(event: dict[str, Any]) -> str:
-    return f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def to_json(event: Mapping[str, Any]) -> str:
+    """An event on one line, as short as it gets."""
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+
+
+def _line(event: Event) -> str:
+    return f"data: {event if isinstance(event, str) else to_json(event)}\n\n"
 
 
 def _message(text: str, *, more: bool = True) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from paceline.cluster.drafter_control import DrafterView, check_drafter
 from paceline.cluster.engine_limits import feature_layers
 from paceline.cluster.explanation import Explanation, RequestList
 from paceline.cluster.fleet_actors import FleetActors, cause
-from paceline.cluster.fleet_view import as_heard, drafter_view, start_failure
+from paceline.cluster.fleet_view import FleetOverview, as_heard, drafter_view, start_failure
 from paceline.cluster.membership import MAX_REPLICAS
 from paceline.cluster.metrics.fleet_metrics import FleetMetrics, WatchedActor
 from paceline.cluster.metrics.publisher import MetricPublisher
@@ -72,8 +72,8 @@ class Fleet:
         forget_other_rosters(self._key)
         self._actors.end_strangers(self._roster)
         self._actors.ensure(self._roster)
-        names = [drafter.name for drafter in self._config.drafters]
-        metrics = FleetMetrics(self._watched, names, lambda deployment: _running(application, deployment))
+        drafters = {drafter.name: drafter.replicas for drafter in self._config.drafters}
+        metrics = FleetMetrics(self._watched, drafters, lambda deployment: _running(application, deployment))
         self._metrics = MetricPublisher("fleet", metrics.gather, application, self._config.metrics)
 
     # ------------------------------------------------------------ looking
@@ -82,12 +82,14 @@ class Fleet:
         """Drafter -> kind."""
         return {entry.config.name: entry.config.kind for entry in self._roster.entries}
 
-    async def statuses(self) -> list[ActorStatus]:
+    async def overview(self) -> FleetOverview:
         """Ask every actor how it is; one that does not answer in time is down."""
-        selector, (replicas, _) = await asyncio.gather(
-            self._status("selector", "selector", "cpu", self._selector), self._look(self._roster.entries)
+        entries = self._roster.entries
+        selector, (replicas, snapshot) = await asyncio.gather(
+            self._status("selector", "selector", "cpu", self._selector), self._look(entries)
         )
-        return [selector, *(actor for actors in replicas for actor in actors)]
+        actors = [selector, *(actor for actors in replicas for actor in actors)]
+        return FleetOverview({entry.config.name: entry.config.kind for entry in entries}, actors, snapshot)
 
     async def drafters(self) -> list[DrafterView]:
         """Every drafter with its replicas and what the selector knows of it."""

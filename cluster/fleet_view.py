@@ -6,17 +6,26 @@ Plain functions; `fleet` asks and calls them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psutil
 
 from paceline.actors.errors import PacelineError, RequestError
 from paceline.actors.messages import SelectorSnapshot
 from paceline.cluster.backend import ActorStatus
-from paceline.cluster.drafter_control import DrafterCondition, DrafterStatisticsView, DrafterView, ReplicaView
+from paceline.cluster.drafter_control import DrafterCondition, DrafterView, ReplicaView
 from paceline.cluster.roster import RosterEntry
 
 _AT_FAULT = ("ConfigError", "ModelSourceError")  # a drafter's process that ends with one was asked for wrongly
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOverview:
+    """All of it at one moment, in one answer."""
+
+    kinds: dict[str, str]  # drafter -> kind
+    actors: list[ActorStatus]  # the selector, then the drafters' replicas
+    snapshot: SelectorSnapshot | None  # None: the selector does not answer
 
 
 def as_heard(
@@ -65,7 +74,7 @@ def drafter_view(
         dict(drafter.options),
         _condition(entry, replicas, settled),
         replicas,
-        _statistics(drafter.name, snapshot),
+        next((known for known in snapshot.drafters if known.drafter == drafter.name), None) if snapshot else None,
     )
 
 
@@ -84,19 +93,3 @@ def _condition(entry: RosterEntry, replicas: Sequence[ReplicaView], settled: boo
         return "drained" if settled and not any(replica.sessions for replica in replicas) else "draining"
     states = {replica.state for replica in replicas}
     return "up" if "up" in states else "starting" if "starting" in states else "down"
-
-
-def _statistics(drafter: str, snapshot: SelectorSnapshot | None) -> DrafterStatisticsView | None:
-    for known in snapshot.drafters if snapshot is not None else ():
-        if known.drafter == drafter:
-            return DrafterStatisticsView(
-                known.weight,
-                known.scored,
-                known.gamma,
-                known.eal,
-                known.rounds,
-                known.drafted,
-                known.accepted,
-                known.draft_ms,
-            )
-    return None

@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from paceline.actors.errors import EngineError, NotReady, PacelineError
 from paceline.actors.generation import Chunk, Generation
+from paceline.actors.messages import SelectorSnapshot
 from paceline.actors.model_facts import eos_ids, max_positions
 from paceline.actors.model_source import resolve
 from paceline.actors.priority import wait_for_gaps
@@ -31,6 +32,8 @@ from paceline.cluster.config import ClusterConfig
 from paceline.cluster.drafter_control import DrafterView
 from paceline.cluster.drain_gate import Drain
 from paceline.cluster.explanation import Explanation, RequestList
+from paceline.cluster.fleet_actors import CALL_S
+from paceline.cluster.fleet_view import FleetOverview
 from paceline.cluster.metrics.publisher import MetricPublisher, board_of
 from paceline.cluster.metrics.samples import Samples
 from paceline.cluster.tokenizer import ChatTokenizer
@@ -39,6 +42,7 @@ from paceline.cluster.trace_document import ProcessTrace
 logger = logging.getLogger(__name__)
 
 _STATUS_S = 0.9
+_OVERVIEW_S = CALL_S + 0.5  # the fleet waits so long for actors that do not answer
 _RESUMES = 3
 _KINDS_S = 1.0  # that the list of drafters may be old
 
@@ -136,13 +140,14 @@ class RayBackend:
         await _within(self._fleet.save.remote())
 
     async def status(self) -> ClusterStatus:
-        """Ask the target, the fleet and the selector, side by side."""
-        target, fleet, selector, _ = await asyncio.gather(
-            _within(self._target.state.remote()),
-            _within(self._fleet.statuses.remote()),
-            _within(self._fleet.snapshot.remote()),
-            self._hear_kinds(),
+        """Ask the target and the fleet, side by side."""
+        answers: tuple[Any, FleetOverview | None] = await asyncio.gather(
+            _within(self._target.state.remote()), _within(self._fleet.overview.remote(), _OVERVIEW_S)
         )
+        target, fleet = answers
+        if fleet is not None:
+            self._heard(fleet.kinds)
+        selector = fleet.snapshot if fleet is not None else None
         actors = [
             ActorStatus("ingress", "ingress", ray.util.get_node_ip_address(), "cpu", "up", os.getpid()),
             ActorStatus("target", "target", "", self._config.target.device, "down")
@@ -150,7 +155,7 @@ class RayBackend:
             else ActorStatus(
                 "target", "target", target["node"], target["device"], "up", target["pid"], "", target["running"]
             ),
-            *(fleet or []),
+            *(fleet.actors if fleet is not None else []),
         ]
         usable = target["usable"] if target else []
         return ClusterStatus(
@@ -195,7 +200,10 @@ class RayBackend:
     async def _hear_kinds(self) -> None:
         kinds = await _within(self._fleet.names.remote())
         if kinds is not None:
-            self._kinds, self._heard_s = kinds, time.monotonic()
+            self._heard(kinds)
+
+    def _heard(self, kinds: dict[str, str]) -> None:
+        self._kinds, self._heard_s = kinds, time.monotonic()
 
     async def _asked_of_fleet(self, response: Any) -> Any:
         try:
@@ -207,7 +215,7 @@ class RayBackend:
         except ray.exceptions.RayError as error:
             raise NotReady(f"who keeps the drafters does not answer: {error}") from error
 
-    def _drafters(self, usable: list[str], snapshot: Any) -> list[DrafterState]:
+    def _drafters(self, usable: list[str], snapshot: SelectorSnapshot | None) -> list[DrafterState]:
         known = {item.drafter: item for item in snapshot.drafters} if snapshot else {}
         states = []
         for name, kind in self._kinds.items():
@@ -282,10 +290,10 @@ def _bound_host() -> str | None:
     return None if serving is None else str(serving.http_config.host)
 
 
-async def _within(response: Any) -> Any:
+async def _within(response: Any, seconds: float = _STATUS_S) -> Any:
     """A reply, or None where it does not come in time."""
     try:
-        return await asyncio.wait_for(_as_coroutine(response), _STATUS_S)
+        return await asyncio.wait_for(_as_coroutine(response), seconds)
     except (TimeoutError, NotReady, ray.exceptions.RayError):
         return None
 

@@ -1,9 +1,10 @@
-"""`/v1/paceline/live`: the dashboard's one feed, made once a second and shared by all who watch.
+"""`/v1/paceline/live`: the dashboard's one feed, made once a second for all who watch, as the text that is sent.
 
-Rounds and requests are counted as they pass (`activity`), viewers or not; the target and the actors are asked only
-while somebody watches, the target every other second, all actors now and then and when a drafter came or went: the
-drafters that there are now are those of the last `state`. Who comes gets the last minutes first. A viewer that does not
-keep up is let go: it comes back, and finds what it missed in the history.
+Rounds and requests are counted as they pass (`activity`), viewers or not; the target is asked only while somebody
+watches, and all actors now and then and when a drafter came or went: the drafters that there are now are those of the
+last `state`. Who comes gets the last minutes first; then a message says what changed. Handing a message over costs two
+processes more than making it, so a second in which nothing happened has none, but the silence is never long. A viewer
+that does not keep up is let go: it comes back, and finds what it missed in the history.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from dataclasses import asdict
 from typing import Any
 
 from paceline.actors.errors import Overloaded, PacelineError
-from paceline.cluster.activity import HISTORY_S, Activity
+from paceline.cluster.activity import HISTORY_S, RECENT, Activity
 from paceline.cluster.backend import Backend, Pulse
 from paceline.cluster.config import ClusterConfig
+from paceline.cluster.event_stream import to_json
 
 logger = logging.getLogger(__name__)
 
 MAX_VIEWERS = 32
-PULSE_EVERY_S = 2
-STATE_EVERY_S = 16  # a multiple of it
+PULSE_EVERY_S = 2  # while something runs
+IDLE_PULSE_S = 4
+STATE_EVERY_S = 16
+LINGER_S = 6  # after the last round: the page shows means of 5 s
+SILENCE_S = 5  # the longest; after 8 s the page takes the link for lost
 SPEED_UP_S = 10  # over which a speed-up is measured
 _BEHIND = 15  # messages that a viewer may lag
 _Message = dict[str, Any]
@@ -60,77 +65,109 @@ class LiveFeed:
             "policy": config.selector.policy,
             "max_draft": config.speculation.max_draft,
             "history_s": HISTORY_S,
+            "recent": RECENT,
         }
-        self._viewers: set[asyncio.Queue[_Message | None]] = set()
+        self._viewers: set[asyncio.Queue[str | None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._state: _Message | None = None
-        self._pace: deque[Pulse] = deque(maxlen=SPEED_UP_S // PULSE_EVERY_S + 1)
+        self._pace: deque[tuple[int, Pulse]] = deque()  # by second, of the last ones
         self._measured: dict[str, Any] = {}  # by the target, when it was last asked
-        self._version = -1  # of the requests that were sent last
-        self._news = False  # whether a state came that was not sent yet
+        self._names: frozenset[str] = frozenset()  # the drafters that it knew then
+        self._again = False  # whether the actors are asked once more: who told the target may have been ahead of others
+        self._version = self._ended = -1  # of the activity, when requests were sent last
+        self._news = True  # whether there is what no message said: a state, a viewer
+        self._sent: _Message = {}  # the last point
+        self._state_due = 0
 
     @property
     def viewers(self) -> int:
         """How many watch."""
         return len(self._viewers)
 
-    async def watch(self) -> AsyncGenerator[_Message]:
-        """The history, then a message a second; `state` (all actors) is in the first, and where it was asked for anew.
+    async def watch(self) -> AsyncGenerator[str]:
+        """JSON: the history, then a message for each second in which something changed, and at least every `SILENCE_S`.
+
+        `state` (all actors) is in the first, and where it was asked for anew. A second that no message tells of was
+        like the one before it, without rounds.
 
         Raises:
             Overloaded: there are as many viewers as are taken.
         """
         if len(self._viewers) >= MAX_VIEWERS:
             raise Overloaded(f"{MAX_VIEWERS} watch already, the most that are fed")
-        mine: asyncio.Queue[_Message | None] = asyncio.Queue(_BEHIND)
+        mine: asyncio.Queue[str | None] = asyncio.Queue(_BEHIND)
         self._viewers.add(mine)
+        self._news = True
         try:
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run())
             if len(self._viewers) == 1 or self._state is None:  # else it is at most a few seconds old
                 await self._ask_for_state()
             now = int(self._activity.clock())
-            yield {
+            hello = {
                 **self._about,
                 "now": now,
                 "state": self._state,
                 "points": self._activity.history(now),
                 "requests": self._activity.requests(),
             }
+            yield to_json(hello)
             while (message := await mine.get()) is not None:
                 yield message
         finally:
             self._viewers.discard(mine)
 
     async def _run(self) -> None:
-        """A message each second, until nobody watches."""
+        """A look each second, until nobody watches."""
         clock = self._activity.clock
-        seconds, at = 0, int(clock())  # the second that is not over
+        at = int(clock())  # the second that is not over
         self._pace.clear()
+        self._measured = {}
+        self._state_due = at + STATE_EVERY_S
+        pulse_due = busy = at
         while self._viewers:
             while (left_s := at + 1 - clock()) > 0:  # timers may be early
                 await self._sleep(left_s)
-            if seconds % PULSE_EVERY_S == 0:
-                before = self._measured
-                self._measured, names = await asyncio.gather(self._measure(), self._backend.drafter_names())
-                changed = any(before.get(key) != self._measured.get(key) for key in ("ready", "usable"))
-                changed = changed or set(names) != self._told_names()
-                if seconds and (changed or seconds % STATE_EVERY_S == 0):
-                    self._asking = asyncio.create_task(self._ask_for_state())
-            message = self._message(at)
-            seconds += 1
+            if at >= pulse_due:
+                await self._look(at)
+                pulse_due = at + (PULSE_EVERY_S if at < busy + LINGER_S else IDLE_PULSE_S)
+            point = self._activity.point(at, self._measured)
+            if point["rounds"] or self._activity.running:
+                busy, pulse_due = at, min(pulse_due, at + PULSE_EVERY_S)
+            if self._news or at < busy + LINGER_S or at >= self._sent["t"] + SILENCE_S or self._changed(point):
+                self._send(point)
             at = max(at + 1, int(clock()) - _BEHIND)
-            for viewer in list(self._viewers):
-                if viewer.full():
-                    while not viewer.empty():
-                        viewer.get_nowait()
-                    viewer.put_nowait(None)
-                    self._viewers.discard(viewer)
-                else:
-                    viewer.put_nowait(message)
 
-    async def _measure(self) -> dict[str, Any]:
+    def _changed(self, point: _Message) -> bool:
+        """Whether anything but the time is other than in the last point."""
+        return {**self._sent, "t": point["t"]} != point
+
+    def _send(self, point: _Message) -> None:
+        message = to_json(self._message(point))
+        self._sent = point
+        for viewer in list(self._viewers):
+            if viewer.full():
+                while not viewer.empty():
+                    viewer.get_nowait()
+                viewer.put_nowait(None)
+                self._viewers.discard(viewer)
+            else:
+                viewer.put_nowait(message)
+
+    async def _look(self, at: int) -> None:
+        """Ask the target, and all actors where it says that a drafter came or went, or where it is time."""
+        before, names = self._measured, self._names if self._measured else self._told_names()
+        self._measured = await self._measure(at)
+        changed = self._names != names
+        if before:
+            changed |= any(before.get(key) != self._measured.get(key) for key in ("ready", "usable"))
+        if changed or self._again or at >= self._state_due:
+            self._again = changed
+            self._state_due = at + STATE_EVERY_S
+            self._asking = asyncio.create_task(self._ask_for_state())
+
+    async def _measure(self, at: int) -> dict[str, Any]:
         """What the target says of itself."""
         try:
             pulse = await self._backend.pulse()
@@ -139,37 +176,41 @@ class LiveFeed:
             pulse = None
         if pulse is None:
             return {"ready": False}
+        self._names = frozenset(pulse.known)
         return {
             "ready": True,
             "usable": list(pulse.usable),
             "running": pulse.running,
             "waiting": pulse.waiting,
             "weights": {name: round(weight, 4) for name, weight in pulse.weights.items()},
-            "speed_up": self._speed_up(pulse),
+            "speed_up": self._speed_up(at, pulse),
             "plain_round_ms": round(pulse.plain_round_ms, 2) or None,
         }
 
-    def _message(self, at: int) -> _Message:
-        message: _Message = {"type": "tick", "point": self._activity.point(at, self._measured)}
+    def _message(self, point: _Message) -> _Message:
+        message: _Message = {"type": "tick", "point": point}
         if self._news:
             self._news = False
             message["state"] = self._state
         if self._version != self._activity.version:
-            self._version = self._activity.version
-            message["requests"] = self._activity.requests()
+            message["requests"] = self._activity.requests(max(self._ended, 0))
+            self._version, self._ended = self._activity.version, self._activity.ended
         return message
 
-    def _speed_up(self, pulse: Pulse) -> float | None:
+    def _speed_up(self, at: int, pulse: Pulse) -> float | None:
         """Plain decoding's time for the tokens of the last seconds over the time they took; None where none came."""
-        if self._pace and self._pace[-1].replica != pulse.replica:
+        if self._pace and self._pace[-1][1].replica != pulse.replica:
             self._pace.clear()  # another replica answered: its counters are its own
-        self._pace.append(pulse)
-        took_ms = pulse.decode_ms - self._pace[0].decode_ms
-        return round((pulse.plain_ms - self._pace[0].plain_ms) / took_ms, 3) if took_ms > 0 else None
+        self._pace.append((at, pulse))
+        while self._pace[0][0] < at - SPEED_UP_S:
+            self._pace.popleft()
+        first = self._pace[0][1]
+        took_ms = pulse.decode_ms - first.decode_ms
+        return round((pulse.plain_ms - first.plain_ms) / took_ms, 3) if took_ms > 0 else None
 
-    def _told_names(self) -> set[str]:
+    def _told_names(self) -> frozenset[str]:
         """The drafters of the last state."""
-        return {drafter["name"] for drafter in self._state["drafters"]} if self._state else set()
+        return frozenset(drafter["name"] for drafter in self._state["drafters"]) if self._state else frozenset()
 
     async def _ask_for_state(self) -> None:
         try:

@@ -130,12 +130,13 @@ class TargetReplica:
         }
 
     def pulse(self) -> Pulse:
-        """What the dashboard shows each second."""
+        """What the dashboard shows of this replica while it watches."""
         pace = self._engine.pace.count
         return Pulse(
             replica=self._name,
             running=self._engine.running,
             waiting=self._engine.waiting,
+            known=tuple(dict.fromkeys(member.drafter for member in self._board.members())),
             usable=tuple(self._pool.connected()),
             weights=dict(self._board.weights(_NO_SEQUENCE)),
             decode_ms=pace.decode_ms,

@@ -161,8 +161,10 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=listed)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """A PNG of what is seen, or of the whole page."""
+        """A PNG of what is seen, or of the whole page, without scroll bars: they would change the page's width."""
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
         reply = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        self.call("Emulation.setScrollbarsHidden", hidden=False)
         path.write_bytes(base64.b64decode(reply["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Makes the pictures of docs/dashboard.md from a running cluster that nobody else uses: a few minutes.
 
 PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/img
+PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/img --watch NAME    # the live page alone
 
 First the playground answers a few prompts, and the answer in which most drafters had a part is kept; then two clients
-stream the prompts of the first ride, sampled so that no answer is an earlier one's, while the live page watches.
+stream the prompts of the first ride, sampled so that no answer is an earlier one's, while the live page watches. With
+`--watch` whoever uses the cluster makes the traffic. Pictures are kept with 256 colours, a third of their size.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 import httpx
 from browser import Browser
 from live_cluster import prompts
+from PIL import Image
 
 PLAYGROUND = (
     "Write a Python function that returns the n-th Fibonacci number, with a docstring and three examples.",
@@ -36,16 +39,22 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=130.0, help="of traffic before the live page's pictures")
+    parser.add_argument(
+        "--watch", metavar="NAME", help="only the live page, light and wide, without traffic of its own"
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     with Browser() as browser:
+        if given.watch:
+            watch(browser, given.url, given.folder / f"{given.watch}.png", given.seconds)
+            return
         playground(browser, given.url, given.folder)
         live(browser, given.url, given.folder, given.seconds)
 
 
 def playground(browser: Browser, url: str, folder: Path) -> None:
-    """The answer that shows most drafters, its longest round pointed at, in a window that is high enough for it."""
-    browser.resize(1440, 1340)
+    """The answer that shows most drafters, its longest round pointed at."""
+    browser.resize(1440, 900)
     browser.prefer(prefers_color_scheme="light")
     browser.goto(f"{url}/dashboard#playground")
     browser.wait("document.querySelector('#state').dataset.state === 'ready'", "the cluster is ready", 60)
@@ -61,7 +70,30 @@ def playground(browser: Browser, url: str, folder: Path) -> None:
             most = count
             browser.evaluate("document.activeElement.blur()")
             browser.hover(f".round:nth-child({browser.evaluate(_LONGEST) + 1}) .token")
-            browser.screenshot(folder / "playground.png")
+            keep(browser, folder / "playground.png", whole=True)
+
+
+def watch(browser: Browser, url: str, path: Path, seconds: float) -> None:
+    """The live page as it is."""
+    browser.resize(1440, 900)
+    browser.prefer(prefers_color_scheme="light")
+    browser.goto(f"{url}/dashboard")
+    browser.wait("document.querySelector('#state').dataset.state === 'ready'", "the cluster is ready", 60)
+    time.sleep(seconds)
+    keep(browser, path, whole=True)
+
+
+def keep(browser: Browser, path: Path, *, whole: bool = False) -> None:
+    """A picture of what is seen, or of the whole page.
+
+    The 256 colours are the most frequent ones: those that a quantizer chooses may leave out a drafter's.
+    """
+    browser.screenshot(path, whole=whole)
+    picture = Image.open(path).convert("RGB")
+    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[:256]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for _, colour in counted for part in colour])
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
@@ -74,13 +106,13 @@ def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
         client.start()
     try:
         time.sleep(seconds)
-        browser.screenshot(folder / "dashboard-light.png", whole=True)
+        keep(browser, folder / "dashboard-light.png", whole=True)
         browser.prefer(prefers_color_scheme="dark")
         time.sleep(1.5)
-        browser.screenshot(folder / "dashboard-dark.png", whole=True)
+        keep(browser, folder / "dashboard-dark.png", whole=True)
         browser.resize(390, 844, scale=2)
         time.sleep(1.5)
-        browser.screenshot(folder / "dashboard-phone.png")
+        keep(browser, folder / "dashboard-phone.png")
     finally:
         stopping.set()
         for client in clients:

@@ -159,7 +159,17 @@ class FakeBackend:
             return None
         running = len(self.running)
         rounds = 10.0 * len(self.ended)  # of 10 ms each; plain decoding would take 15
-        return Pulse("fake", running, 0, self.usable, {"ngram": 0.75, "suffix": 0.25}, rounds, 1.5 * rounds, 10.0)
+        return Pulse(
+            "fake",
+            running,
+            0,
+            tuple(self.kinds),
+            self.usable,
+            {"ngram": 0.75, "suffix": 0.25},
+            rounds,
+            1.5 * rounds,
+            10.0,
+        )
 
     async def status(self) -> ClusterStatus:
         return ClusterStatus(

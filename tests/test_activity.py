@@ -59,25 +59,25 @@ def test_a_text_that_ends_inside_a_draft_judges_no_token_after_its_end(activity:
 
 def test_a_request_is_told_as_it_was(activity: Activity, clock: Clock) -> None:
     with activity.watch(generation("chatcmpl-x-0")) as watched:
-        assert activity.requests()[0]["state"] == "running"
-        assert activity.requests()[0]["tokens_per_s"] is None
+        (running,) = activity.requests()["running"]
+        assert (running["state"], running["tokens_per_s"]) == ("running", None)
+        assert activity.requests()["ended"] == []
         clock.now += 0.5
         watched.round(Chunk([1, 2, 3], None, "ngram", 4, 2), 3)
         clock.now += 1.5
         watched.round(Chunk([4]), 1)
         watched.ended("length")
-    assert activity.requests() == [
-        {
-            "id": "chatcmpl-x-0",
-            "at": 1000.0,
-            "state": "length",
-            "tokens": 4,
-            "tokens_per_s": 2.0,
-            "tokens_per_round": 2.0,
-            "ttft_ms": 500,
-            "rounds": {"ngram": 1, "plain": 1},
-        }
-    ]
+    told = {
+        "id": "chatcmpl-x-0",
+        "at": 1000.0,
+        "state": "length",
+        "tokens": 4,
+        "tokens_per_s": 2.0,
+        "tokens_per_round": 2.0,
+        "ttft_ms": 500,
+        "rounds": {"ngram": 1, "plain": 1},
+    }
+    assert activity.requests() == {"running": [], "ended": [told]}
     assert activity.running == 0
 
 
@@ -86,7 +86,20 @@ def test_ends_that_are_none_of_the_targets(activity: Activity) -> None:
         raise EngineError("lost")
     with pytest.raises(GeneratorExit), activity.watch(generation()):
         raise GeneratorExit
-    assert [request["state"] for request in activity.requests()] == ["client left", "error"]
+    assert [request["state"] for request in activity.requests()["ended"]] == ["client left", "error"]
+
+
+def test_requests_that_ended_are_told_from_any_moment_on(activity: Activity) -> None:
+    for number in range(RECENT + 3):
+        with activity.watch(generation(f"r-{number}")):
+            pass
+    assert activity.ended == RECENT + 3
+    assert [request["id"] for request in activity.requests(RECENT + 1)["ended"]] == [
+        f"r-{RECENT + 2}",
+        f"r-{RECENT + 1}",
+    ]
+    assert activity.requests(RECENT + 3)["ended"] == []
+    assert len(activity.requests(0)["ended"]) == RECENT, "as many as are kept"
 
 
 def test_memory_is_bounded(activity: Activity, clock: Clock) -> None:
@@ -96,7 +109,7 @@ def test_memory_is_bounded(activity: Activity, clock: Clock) -> None:
             watched.round(Chunk([1]), 1)
             clock.now += 1
     assert len(activity.history(int(clock.now))) == HISTORY_S
-    assert len(activity.requests()) == RUNNING + RECENT
+    assert [len(told) for told in activity.requests().values()] == [RUNNING, RECENT]
     assert activity.running == len(held)
     window = LatencyWindow()
     for number in range(3 * MOST):

@@ -12,10 +12,11 @@ from fake_backend import CONFIG, FakeBackend, make_api, make_tokenizer, rounds, 
 from rich.console import Console
 
 from paceline.actors.errors import ConfigError, Conflict, NotReady, RequestError, Unauthorized, UnknownDrafter
+from paceline.actors.messages import DrafterStatistics
 from paceline.cluster import cli, drafters_command
 from paceline.cluster.client import Client
 from paceline.cluster.config import HttpConfig
-from paceline.cluster.drafter_control import DrafterStatisticsView, DrafterView, ReplicaView
+from paceline.cluster.drafter_control import DrafterView, ReplicaView
 from paceline.cluster.drafters_api import OPERATOR_HEADER
 from paceline.cluster.drafters_command import described
 
@@ -26,7 +27,7 @@ JSON = {"Content-Type": "application/json"}
 
 def view(name: str, state: Any = "up", replicas: int = 1) -> DrafterView:
     made = [ReplicaView("10.0.0.1", "cpu", "up", 7 + n, f"10.0.0.1:{n}", 2, 64) for n in range(replicas)]
-    figures = DrafterStatisticsView(0.25, 100, 0.5, 1.5, 9, 30, 15, 2.0)
+    figures = DrafterStatistics(name, 100, 0.5, 1.5, 0.25, 9, 30, 15, 2.0)
     return DrafterView(name, "ngram", "cpu", {"min_ngram": 1}, state, made, figures)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import ray
 
-from paceline.actors.messages import DrafterStatistics, Member, SelectorSnapshot
+from paceline.actors.messages import DrafterStatistics, Member, SelectorSnapshot, replica_name
 from paceline.cluster.metrics import fleet_metrics, names
 from paceline.cluster.metrics.fleet_metrics import FleetMetrics, WatchedActor
+from paceline.cluster.metrics.labels import MOST_OTHERS
 
 
 class Call:
@@ -76,7 +77,9 @@ class Fleet:
             "math": drafter(catch_up=1.5),
         }
         self.replicas = {"Target": 1, "Ingress": 1}
-        self.metrics = FleetMetrics(self._watched, ["ngram", "math"], lambda deployment: self.replicas[deployment])
+        self.metrics = FleetMetrics(
+            self._watched, {"ngram": 1, "math": 1}, lambda deployment: self.replicas[deployment]
+        )
 
     def _watched(self) -> list[WatchedActor]:
         handles: dict[str, Any] = dict(self.actors)
@@ -101,6 +104,15 @@ def test_everything_answers() -> None:
     assert values[names.DRAFTER_WEIGHT.name, ("ngram",)] == 0.75
     assert values[names.SELECTOR_DISCARDS.name, ("gammas_late",)] == 4
     assert (names.SELECTOR_DISCARDS.name, ("scores_dropped_by_drafters",)) not in values, "told by drafter"
+
+
+def test_each_replica_of_a_configured_drafter_has_its_own_label_whoever_came_before() -> None:
+    actors = [WatchedActor(f"stranger-{number}", "ngram", f"stranger-{number}", None) for number in range(MOST_OTHERS)]
+    metrics = FleetMetrics(lambda: actors, {"math": 40}, lambda _: 1)
+    metrics.gather()
+    actors[:] = [WatchedActor(replica_name("math", number), "head", "math", None) for number in range(40)]
+    told = {labels[0] for name, labels in metrics.gather().values if name == names.ACTOR_UP.name}
+    assert told == {"math", *(f"math/{number}" for number in range(1, 40)), "target", "ingress"}
 
 
 def test_a_dead_drafter_is_down_and_what_it_counted_stays() -> None:

@@ -26,9 +26,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from paceline.actors.errors import EngineError, NotReady, Overloaded, UnknownDrafter
-from paceline.actors.messages import SequenceOpened
+from paceline.actors.messages import DrafterStatistics, SequenceOpened
 from paceline.cluster.config import parse_config
-from paceline.cluster.drafter_control import DrafterStatisticsView, DrafterView, ReplicaView, check_drafter
+from paceline.cluster.drafter_control import DrafterView, ReplicaView, check_drafter
 from paceline.cluster.drafters_api import OPERATOR_HEADER
 from paceline.cluster.openapi_document import OPERATIONS, openapi_document
 from paceline.cluster.request_log import RequestLog
@@ -63,7 +63,7 @@ class QuickBackend(FakeBackend):
 
     async def drafters(self) -> list[DrafterView]:
         held = ReplicaView("127.0.0.1", "cpu", "up", 7, "127.0.0.1:1", 1, 64)
-        statistics = DrafterStatisticsView(0.5, 9, 0.75, 2.5, 4, 12, 9, 1.25)
+        statistics = DrafterStatistics("ngram", 9, 0.75, 2.5, 0.5, 4, 12, 9, 1.25)
         return [DrafterView(name, "ngram", "cpu", {"min_ngram": 1}, "up", [held], statistics) for name in self.names]
 
     names = ("ngram", "new")

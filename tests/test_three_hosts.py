@@ -1,12 +1,14 @@
-"""Three hosts made of network namespaces: their links, their script's status, and that nothing of them outlives it."""
+"""`ray up` on three hosts made of network namespaces, and that nothing of them outlives their script."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -51,3 +53,28 @@ def test_a_cut_link_stops_what_goes_over_it_and_a_mended_one_does_not() -> None:
     look = "ask() { ssh -o ConnectTimeout=2 10.77.0.12 true && echo yes || echo no; }; ask; cut 12; ask; mend 12; ask"
     asked = subprocess.run([SCRIPT, "bash", "-c", look], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert asked.stdout.split()[-3:] == ["yes", "no", "yes"], asked.stdout + asked.stderr
+
+
+@pytest.mark.cluster
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_a_cluster_of_three_hosts_outlives_a_cut_link_and_ray_down_leaves_nothing() -> None:
+    """Texts as plain decoding makes them, over HTTP from a fourth host, drafts from two, whatever the link does."""
+    command = [SCRIPT, "--quick", "--prompts", "2"]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as ride:
+        try:
+            said, _ = ride.communicate(timeout=280)
+        finally:
+            ride.terminate()
+    assert ride.returncode == 0, said
+    report: dict[str, Any] = json.loads(said.splitlines()[-1])
+    assert report["lost"] == 0
+    assert set(report["left"]) == {"operator", "10.77.0.11", "10.77.0.12", "10.77.0.13"}
+    assert not any(report["left"].values()), report["left"]
+    steps = report["steps"]
+    assert steps["requests all the while"] >= 6
+    drafted = {step: rounds for step, rounds in steps.items() if step.partition(" on ")[0] in {"ngram", "suffix"}}
+    assert {step.partition(" on ")[2] for step in drafted} == {"10.77.0.12", "10.77.0.13"}, "each on a host of its own"
+    assert all(drafted.values()), "each drafted for the target on another host"

@@ -20,6 +20,7 @@ const tenths = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
 let about = null;
 let state = null;
 let server = null;
+let ended = []; // requests that are over, the newest first
 
 const shares = new ShareChart($("share-chart"), IDLE);
 const rates = new LineChart($("rate-chart"), $("rate-keys"), {
@@ -95,6 +96,13 @@ function take(told) {
   showActors(state);
 }
 
+// Those that run are told as they are; of those that are over, what came since the last message.
+function takeRequests(told) {
+  const news = new Set(told.ended.map(({ id }) => id));
+  ended = [...told.ended, ...ended.filter(({ id }) => !news.has(id))].slice(0, about.recent);
+  showRequests([...told.running, ...ended], open);
+}
+
 const feed = new Feed({
   onHello(message) {
     about = message;
@@ -108,13 +116,14 @@ const feed = new Feed({
     document.body.classList.remove("stale");
     say(state && state.ready ? "ready" : "lost", state && state.ready ? "ready" : "no target");
     if (state && state.ready && state.mode !== "speculation") say("plain", "plain decoding");
-    showRequests(message.requests, open);
+    ended = [];
+    takeRequests(message.requests);
     draw();
   },
   onTick(message) {
     history.add(message.point);
     if (message.state) take(message.state);
-    if (message.requests) showRequests(message.requests, open);
+    if (message.requests) takeRequests(message.requests);
     health(message.point);
     draw();
   },

@@ -2,7 +2,7 @@
 // every change of the link, and of the second in which the next attempt will be made.
 import { call, events } from "./api.js";
 
-const STALL_MS = 8000; // a message comes every second
+const STALL_MS = 8000; // a message comes every second while something happens, and every 5 s while nothing does
 const BACK_OFF_S = [1, 2, 4, 8, 15];
 
 export class Feed {

@@ -18,7 +18,12 @@ export class History {
     this.now = hello.now;
   }
 
+  // Seconds of which no message told were like the last one, without rounds.
   add(point) {
+    const before = this.last;
+    for (let t = this.now; before && t < point.t; t += 1) {
+      this.points.set(t, { ...before, t, tokens: 0, rounds: {}, judged: {}, accepted: {} });
+    }
     this.points.set(point.t, point);
     this.now = Math.max(this.now, point.t + 1);
     for (const t of this.points.keys()) {

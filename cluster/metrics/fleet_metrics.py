@@ -6,7 +6,7 @@ answer is down, and is not asked again before it has answered or failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import ray
 from ray.actor import ActorHandle
 
 from paceline.actors.drafter_host import WORK
-from paceline.actors.messages import SelectorSnapshot
+from paceline.actors.messages import SelectorSnapshot, replica_name
 from paceline.cluster.metrics import names
 from paceline.cluster.metrics.labels import LabelNames
 from paceline.cluster.metrics.samples import Samples, Totals
@@ -38,19 +38,20 @@ class FleetMetrics:
 
     Args:
         actors: Those that there should be now.
-        drafters: The configured drafters' names.
+        drafters: The configured drafters' replicas by name: each has a label of its own.
         replicas: How many replicas of a Serve deployment run.
     """
 
     def __init__(
         self,
         actors: Callable[[], Sequence[WatchedActor]],
-        drafters: Sequence[str],
+        drafters: Mapping[str, int],
         replicas: Callable[[str], int],
     ) -> None:
         self._actors = actors
         self._replicas = replicas
-        self._name = LabelNames((*drafters, "selector", *_SERVE_ACTORS.values()))
+        labels = (replica_name(name, number) for name, count in drafters.items() for number in range(count))
+        self._name = LabelNames((*labels, "selector", *_SERVE_ACTORS.values()))
         self._counted = Totals()  # counters that go on where an actor restarts
         self._asked: dict[str, tuple[Any, list[Any]]] = {}  # by actor: its handle, and the answers awaited
 
