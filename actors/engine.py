@@ -45,7 +45,7 @@ class EngineLimits:
 
     `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
     `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
-    `evaluation_share` is the share of sequences on which one of the slow drafters without weight is scored.
+    `evaluation_share` is the share of sequences on which one of the slow drafters that do not follow all is scored.
     `report_tokens` tells the selector also which tokens were committed, for its explanations.
     """
 

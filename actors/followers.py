@@ -118,7 +118,9 @@ class Followers:
     def closed(self, seq: int, tokens: int) -> None:
         """A sequence ended after so many tokens of answer."""
         followed = self._running.pop(seq, None)
-        for name in followed.slow if followed is not None else ():
+        if followed is None:
+            return
+        for name in followed.slow:
             if name in self._last:  # it may be gone
                 record = self._records.setdefault((name, followed.load), _Record())
                 record.add(tokens, followed.accepted[name])

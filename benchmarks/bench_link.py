@@ -31,11 +31,13 @@ from tqdm import tqdm
 
 from paceline.actors.draft_length import DraftLength
 from paceline.actors.drafter_link import Link
+from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.generation import Generation
 from paceline.actors.messages import Member
 from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
+from paceline.actors.pace import Pace
 from paceline.actors.round import speculative_round
 from paceline.actors.round_setup import Setup
 from paceline.actors.sequence import Sequence
@@ -126,7 +128,17 @@ def _setup(model: Any, member: Member, link: Link | None, length: int, layers: t
         deadline_s=1.0,
         feature_layers=layers,
     )
-    return Setup(model, pool, board, None if length else DraftLength(), length or LONGEST, 256, Random(0))
+    return Setup(
+        model=model,
+        pool=pool,
+        board=board,
+        lengths=None if length else DraftLength(),
+        max_draft=length or LONGEST,
+        max_prefill=256,
+        chance=Random(0),
+        pace=Pace(),
+        counts=EngineCounts(),
+    )
 
 
 def measure(

@@ -124,7 +124,7 @@ class SpeculationConfig(Settings):
         0.0625,
         ge=0,
         le=1,
-        description="share of sequences on which one of the slow drafters without weight is scored, in turn",
+        description="share of sequences on which one of the slow drafters that do not follow all is scored, in turn",
     )
     deadline_ms: float = Field(250.0, gt=0, le=60_000, description="most that a round ever waits for a draft")
     default_drafter: str | None = Field(None, description="used while no weights have come; default: the first one")
