@@ -8,7 +8,8 @@ prefix caches and the suffix drafter's memory are off.
     python benchmarks/bench_peers.py --vllm /path/to/its/python --llama-cpp /path/to/its/python
 
 At a temperature the systems draw their own tokens, so texts differ; speeds are of all tokens that a repetition made.
-With `--rows FILE` every answer's figures are kept there, and a run that was interrupted goes on where it stopped.
+With `--rows FILE` every answer's figures are kept there, and a run that was interrupted, or that `--minutes` ended,
+goes on where it stopped.
 
 `of limit` is what a system reached of tokens per round x (memory bandwidth / bytes of weights), which plain decoding
 with perfect overlap would reach; the bandwidth is measured first, reading with all cores.
@@ -150,15 +151,19 @@ def main() -> None:
     parser.add_argument("--vllm", default=None, help="interpreter that vLLM is installed for; left out if not given")
     parser.add_argument("--llama-cpp", default=None, help="the same of llama-cpp-python")
     parser.add_argument("--rows", type=Path, default=None, help="keep every answer's figures here, and resume from it")
+    parser.add_argument("--minutes", type=float, default=None, help="ask nobody any more after so long; needs --rows")
     add_out(parser)
     options = parser.parse_args()
+    if options.minutes is not None and options.rows is None:
+        parser.error("--minutes: needs --rows FILE, to go on from")
+    ends_s = None if options.minutes is None else time.monotonic() + 60.0 * options.minutes
     source = provenance()
     chosen = options.domains.split(",")
     prompts = take([p for p in read_prompts(options.prompts) if p.domain in chosen], options.limit)
     bandwidth = read_bandwidth()
     with ExitStack() as stack:
         systems = list(start(options, stack))
-        rows = measure(systems, prompts, options)
+        rows = measure(systems, prompts, options, ends_s)
     report(systems, rows, prompts, options, bandwidth, source)
 
 
@@ -185,7 +190,9 @@ def start(options: argparse.Namespace, stack: ExitStack) -> Iterator[System]:
         yield Paceline(f"paceline {bits}", bits, served, {})
 
 
-def measure(systems: list[System], prompts: list[Prompt], options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    systems: list[System], prompts: list[Prompt], options: argparse.Namespace, ends_s: float | None
+) -> list[dict[str, Any]]:
     """One row per answer."""
     folder = resolve("embedded").path
     tokenizer, stop_ids = ChatTokenizer(folder), sorted(eos_ids(folder))
@@ -193,6 +200,10 @@ def measure(systems: list[System], prompts: list[Prompt], options: argparse.Name
     for system in systems * 2:  # warm-up, not counted
         system.ask(prompts[0], ids[0], options, stop_ids)
     rows = kept_rows(options.rows)
+    asked = {"tokens_at_most": options.tokens, "temperature": options.temperature}
+    for row in rows:
+        if row["asked"] != asked:
+            raise SystemExit(f"{options.rows}: holds answers of {row['asked']}; expected {asked}")
     done = {(row["repeat"], row["prompt"], row["system"]) for row in rows}
     with tqdm(total=options.repeats * len(prompts) * len(systems), initial=len(done), unit="answer") as bar:
         for repeat in range(options.repeats):
@@ -201,9 +212,12 @@ def measure(systems: list[System], prompts: list[Prompt], options: argparse.Name
                 for system in systems[shift:] + systems[:shift]:
                     if (repeat, index, system.name) in done:
                         continue
+                    if ends_s is not None and time.monotonic() >= ends_s:
+                        raise SystemExit(f"{len(rows)} answers are measured; the same command goes on with them")
                     time.sleep(QUIET_S)
                     answered = system.ask(prompt, ids[index], options, stop_ids)
-                    row = {"repeat": repeat, "prompt": index, "system": system.name, **asdict(answered)}
+                    row = {"repeat": repeat, "prompt": index, "system": system.name, "asked": asked}
+                    row |= asdict(answered)
                     rows.append(row)
                     if options.rows is not None:
                         with options.rows.open("a") as file:
