@@ -6,8 +6,8 @@
 The router learns from prompts which domain they are of, and sends each to that domain's expert for its whole answer.
 Then the same requests come in other words. Offline: how often it is still right. Over HTTP, with the configuration's
 draft heads alone: tokens per round of the expert that it chose, of the generalist, of each prompt's own domain's
-expert, of the selector, and of the best head by request. Rounds draft `--length` tokens, as in `bench_effect --aim
-tokens`.
+expert, of the configuration's policy with all heads scoring, and of the best head by request. Rounds draft `--length`
+tokens, as in `bench_effect --aim tokens`.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def attacked(
     ]
     asked = [Prompt(domain, text) for _, domain, text in worded]
     heads = [GENERALIST, *experts]
-    arms = [*(Arm(name, {"drafter": name}) for name in heads), Arm(SELECTOR, user=SELECTOR)]
+    policy = {"policy": document["selector"]["policy"]}  # named, all heads score for it
+    arms = [*(Arm(name, {"drafter": name}) for name in heads), Arm(SELECTOR, policy, user=SELECTOR)]
     kept = KeptRows(
         options.rows, {"tokens": options.tokens, "prompts": [prompt.text for prompt in asked], "cluster": document}
     )
@@ -183,7 +184,7 @@ def rate_table(figures: ArmFigures, wordings: Sequence[str], options: argparse.N
     shown = (GENERALIST, ROUTER, SELECTOR, OWN, ORACLE)
     table = Table(title=f"tokens per round, draft heads alone, T={options.temperature:g}, chains of {options.length}")
     for column in ("wording", *shown, "router / best", "selector / best", "selector / router"):
-        table.add_column(column, justify="left" if column == "wording" else "right")
+        table.add_column(column, justify="left" if column == "wording" else "right", no_wrap=column == "wording")
     result = {}
     for wording in [*wordings, None]:
         rates = {name: figures.rate(name, PER_ROUND, wording) for name in shown}
