@@ -110,7 +110,7 @@ class ServeApplication:
             reply: Any = serve.get_app_handle(APP_NAME).drain.remote()
             ran, ended = reply.result(timeout_s=within_s + _DRAIN_SLACK_S)
         except (TimeoutError, RayServeException, RayError) as error:
-            raise NotReady(f"running requests cannot be waited for: {error}") from error
+            raise NotReady(f"the ingress does not answer: {error}") from error
         if ran:
             time.sleep(_HAND_OVER_S)
         return ran, ended

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 READY_S = 120.0
 _POLL_S = 0.25
+_DRAIN_SLACK_S = 8.0  # beyond the time that requests have: for last words, and for what was learned to be written
 _OWN = "local"  # Ray's word for a new cluster
 
 
@@ -126,7 +129,7 @@ def run(
         except KeyboardInterrupt:
             failed = False
             if up:
-                _drain(config, application, progress)
+                _drain(config, application, host, progress)
         finally:
             with progress.step("stopping"):
                 if host.joined:
@@ -289,16 +292,31 @@ def _metrics_places(config: ClusterConfig, host: RayHost, url: str) -> list[str]
     return places
 
 
-def _drain(config: ClusterConfig, application: ServeApplication, progress: StartProgress) -> None:
-    """Let running requests end, and say what became of them."""
-    try:
-        with progress.step("ending what runs"):
-            ran, ended = application.drain(config.http.drain_s)
-    except NotReady as error:
-        progress.note(str(error))
-    else:
-        if ended:
-            progress.note(f"{ended} of {ran} requests were ended after {config.http.drain_s:g} s (http.drain_s)")
+def _drain(config: ClusterConfig, application: ServeApplication, host: RayHost, progress: StartProgress) -> None:
+    """Let running requests end, and say what became of them; not where Ray ends at the same time.
+
+    On a thread, since Ray's calls wait for a Ray that is gone: a SIGTERM may have been for the whole process group.
+    """
+    drained: Future[tuple[int, int]] = Future()
+
+    def drain() -> None:
+        try:
+            drained.set_result(application.drain(config.http.drain_s))
+        except Exception as error:  # whatever Ray raises while it goes: the stop goes on
+            drained.set_exception(error)
+
+    threading.Thread(target=drain, name="drain", daemon=True).start()
+    deadline = time.monotonic() + config.http.drain_s + _DRAIN_SLACK_S
+    with progress.step("ending what runs"):
+        while not drained.done() and host.alive() and time.monotonic() < deadline:
+            time.sleep(_POLL_S / 5)
+    if not drained.done():
+        progress.note("running requests could not be waited for")
+    elif (error := drained.exception()) is not None:
+        progress.note(f"running requests could not be waited for: {error}")
+    elif (counted := drained.result())[1]:
+        ran, ended = counted
+        progress.note(f"{ended} of {ran} requests were ended after {config.http.drain_s:g} s (http.drain_s)")
 
 
 def _wait(host: RayHost, signals: StopSignals) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -144,3 +145,18 @@ def test_a_step_that_fails_is_not_ticked() -> None:
     assert "✓ first" in out.getvalue()
     assert "✓ second" not in out.getvalue()
     assert out.getvalue().count("waiting for a") == 1
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["an ingress that hangs", "a Ray that is gone"])
+def test_a_stop_waits_for_no_answer_that_does_not_come(alive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_command, "_DRAIN_SLACK_S", 0.2)
+    config = ClusterConfig.model_validate({"http": {"drain_s": 0.0 if alive else 3600.0}})
+    released = threading.Event()
+    application = cast(Any, SimpleNamespace(drain=lambda within_s: released.wait()))
+    host = cast(Any, SimpleNamespace(alive=lambda: alive))
+    console = Console(file=io.StringIO(), record=True)
+    try:
+        serve_command._drain(config, application, host, StartProgress(console))
+    finally:
+        released.set()
+    assert "could not be waited for" in console.export_text()
