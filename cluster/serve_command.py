@@ -302,7 +302,7 @@ def _drain(config: ClusterConfig, application: ServeApplication, host: RayHost, 
     def drain() -> None:
         try:
             drained.set_result(application.drain(config.http.drain_s))
-        except Exception as error:  # whatever Ray raises while it goes: the stop goes on
+        except Exception as error:  # noqa: BLE001 - whatever Ray raises while it goes, the stop goes on
             drained.set_exception(error)
 
     threading.Thread(target=drain, name="drain", daemon=True).start()
