@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 
 from paceline.actors.draft_length import Ask
@@ -30,8 +32,10 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
     """The arms of a round's sequences, by sequence id; who has none decodes plainly.
 
     Where the selector sets lengths, an arm is drawn with its length; for other sequences, and in the first rounds,
-    which try lengths, a rule of the target's sets them.
+    which try lengths, a rule of the target's sets them. One draw serves all sequences of the round: those that would
+    draft half of the time do so in the same rounds, and share the wait.
     """
+    luck: float | None = None
     asks: list[Ask] = []
     arms: dict[int, Arm] = {}
     resting: list[tuple[Sequence, int]] = []
@@ -41,7 +45,9 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
         if not most:
             continue
         lengths = setup.board.lengths(sequence.seq) if rule is None or not rule.starting else {}
-        drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance, plain=bool(lengths))
+        if lengths and luck is None:
+            luck = setup.chance.random()
+        drafter = draw_drafter(sequence, setup.board, setup.pool, usable, setup.chance, luck if lengths else None)
         if drafter is None:
             setup.counts.fallbacks[NO_WEIGHTS if usable else NO_DRAFTER] += 1
         elif drafter == PLAIN:
@@ -79,17 +85,17 @@ def draw_drafter(
     pool: DrafterPool,
     usable: Collection[str],
     chance: Random,
-    plain: bool = False,
+    luck: float | None = None,
 ) -> str | None:
     """Draw a drafter by weight among those that can be asked for this sequence; None where there is none.
 
-    One whose draft is at hand is not left for another that is hardly better: its draft costs no wait. With `plain`,
-    what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN.
+    One whose draft is at hand is not left for another that is hardly better: its draft costs no wait. With `luck`,
+    in [0, 1), the draw is that; and what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN.
     """
     weights: Mapping[str, float] = board.weights(sequence.seq)
     names = _askable(sequence, pool, usable)
     shares = [weights.get(name, 0.0) for name in names]
-    rest = 1.0 - sum(weights.values()) if plain else 0.0
+    rest = 1.0 - sum(weights.values()) if luck is not None else 0.0
     rest = rest if rest > ROUNDING else 0.0
     if not any(shares):
         if names and rest:
@@ -100,7 +106,10 @@ def draw_drafter(
     at_hand = sequence.carried.drafter if sequence.carried is not None else None
     if at_hand in names and weights.get(at_hand, 0.0) >= STAY * max(*shares, rest):
         return at_hand
-    return chance.choices([*names, PLAIN], [*shares, rest])[0]
+    if luck is None:
+        return chance.choices(names, shares)[0]
+    ends = list(accumulate([*shares, rest]))
+    return [*names, PLAIN][min(bisect_right(ends, luck * ends[-1]), len(names))]
 
 
 def _askable(sequence: Sequence, pool: DrafterPool, usable: Collection[str]) -> list[str]:

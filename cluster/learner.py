@@ -163,15 +163,20 @@ class Learner(ABC):
 
         The two are kept apart because what is known changes for all the past at once: a batch that grew makes long
         drafts dear, and what they would have cost before says nothing of it. Who played is averaged over the positions,
-        which is exact where all were awake.
+        which is exact where all were awake. Whoever played with an option that is not its best one any more is held to
+        have played with the best, or all that cost less than what was played would seem good alike.
         """
         regret: Floats = self._regret[rows]
         if self._known is None:
             return regret
-        known, played = self._known(rows), self._played[rows]
-        weight = played.sum(axis=(1, 2))
-        level = (played * known).sum(axis=(1, 2)) / np.where(weight > 0, weight, 1.0)
-        return regret + self._awake[rows][..., None] * (level[:, None, None] - known)
+        known, played, awake = self._known(rows), self._played[rows], self._awake[rows][..., None]
+        weight = played.sum(axis=(1, 2), keepdims=True)
+        share = played / np.where(weight > 0, weight, 1.0)
+        level = (share * known).sum(axis=(1, 2), keepdims=True)
+        alone = regret - awake * known
+        otherwise = (share * (alone.max(axis=2, keepdims=True) - alone)).sum(axis=(1, 2), keepdims=True)
+        result: Floats = alone + awake * level - otherwise
+        return result
 
     def _massed(self, gained: Floats, heard: Floats) -> Floats:
         """What positions add to `mass`, from the regret gained and the number heard, both [rows, drafters]."""

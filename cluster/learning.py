@@ -158,7 +158,7 @@ class Learning:
         if not joint.all():
             rest = ~joint
             eal, counts = np.zeros((*available.shape, len(self._lengths))), np.zeros(available.shape)
-            for index in np.flatnonzero(rest):
+            for index in np.flatnonzero(rest).tolist():
                 forecast = rings[index].pending()
                 eal[index], counts[index] = forecast.eal, forecast.counts
             pending = Pending(self._loss.expected(rows[rest], eal[rest, :, -1], allowed[rest]), counts[rest])

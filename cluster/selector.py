@@ -373,7 +373,7 @@ class Selector:
         alive = {
             self._sequences[seq].row: joined(parts)
             for seq, parts in released.items()
-            if seq in self._sequences and sum(map(len, parts))
+            if seq in self._sequences and any(len(part) for part in parts)
         }
         for start in range(0, max(map(len, alive.values()), default=0), LEARN_TOGETHER):
             end = start + LEARN_TOGETHER
