@@ -9,20 +9,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from statistics import median
 
 WARM_UP = 2  # first measurements that do not count: caches fill, kernels compile
 WINDOW = 16  # measurements remembered of one amount of work
-AMOUNTS = 32  # amounts of work remembered, those measured last
+AMOUNTS = 32  # amounts of work remembered
 EVERY = 4  # measurements after which the curve is drawn anew
 
 
 class CostCurve:
-    """One curve, which never falls. The median of an amount stands for it: a stalled machine is not a dear step."""
+    """One curve, which never falls. The median of an amount stands for it: a stalled machine is not a dear step.
 
-    def __init__(self) -> None:
+    Args:
+        amounts: Amounts of work remembered, those measured last.
+        lasting: Measurements after which an amount that was not measured again is forgotten; None keeps it.
+    """
+
+    def __init__(self, amounts: int = AMOUNTS, lasting: int | None = None) -> None:
+        self._amounts = amounts
+        self._lasting = lasting
         self._seen = 0
-        self._times: OrderedDict[int, deque[float]] = OrderedDict()
+        self._times: OrderedDict[int, deque[float]] = OrderedDict()  # the amount measured longest ago first
+        self._last: dict[int, int] = {}  # amount -> `_seen` when it was last measured
         self._curve: tuple[list[int], list[float]] | None = None
 
     def add(self, work: int, ms: float) -> None:
@@ -35,8 +44,12 @@ class CostCurve:
             self._curve = None
         self._times[work].append(ms)
         self._times.move_to_end(work)
-        if len(self._times) > AMOUNTS:
-            self._times.popitem(last=False)
+        self._last[work] = self._seen
+        oldest = next(iter(self._times))
+        late = self._lasting is not None and self._seen - self._last[oldest] > self._lasting
+        if late or len(self._times) > self._amounts:
+            del self._times[oldest], self._last[oldest]
+            self._curve = None
         if self._seen % EVERY == 0:
             self._curve = None
 
@@ -48,9 +61,7 @@ class CostCurve:
         """
         if not self._times:
             return None
-        if self._curve is None:
-            self._curve = self._drawn()
-        amounts, times = self._curve
+        amounts, times = self.points
         if work <= amounts[0]:
             return times[0]
         if work > amounts[-1]:
@@ -61,6 +72,19 @@ class CostCurve:
         left = right - 1
         share = (work - amounts[left]) / (amounts[right] - amounts[left])
         return times[left] + share * (times[right] - times[left])
+
+    @property
+    def points(self) -> tuple[list[int], list[float]]:
+        """The amounts that were measured, ascending, and their milliseconds; empty before the warm-up is over."""
+        if self._curve is None:
+            self._curve = self._drawn()
+        return self._curve
+
+    def restore(self, points: Sequence[tuple[float, float]]) -> None:
+        """Go on from another curve's points."""
+        for work, ms in points:
+            self._seen = max(self._seen, WARM_UP)
+            self.add(round(work), ms)
 
     def _drawn(self) -> tuple[list[int], list[float]]:
         """Medians by amount, made monotone: neighbours in the wrong order share their mean, by how often each was

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import Literal
 
 from paceline.actors.cost_curve import CostCurve
 from paceline.actors.messages import DraftTiming
+
+LengthSetter = Literal["learned", "measured", "longest"]  # who sets how much is drafted
 
 MEMORY = 0.9  # of what one round said of a sequence, kept in the next
 CROWD_MEMORY = 0.995  # the same of a drafter, over all its sequences
@@ -111,6 +114,11 @@ class DraftLength:
         self._tokens = 0.0
         self._ms = 0.0
 
+    @property
+    def starting(self) -> bool:
+        """Whether these are the first rounds, which try lengths."""
+        return self._rounds < START_ROUNDS
+
     def choose(self, asks: Items[Ask], batch: int) -> list[int]:
         """Tokens to ask each one's drafter for.
 
@@ -122,7 +130,7 @@ class DraftLength:
             For each, 0 to its `most`; 0 decodes plainly.
         """
         plain_ms = self._verify.at(batch)
-        if self._rounds < START_ROUNDS or plain_ms is None:
+        if self.starting or plain_ms is None:
             return [round(ask.most * START[self._rounds % len(START)]) for ask in asks]
         rate = self._tokens / self._ms
         options = [self._options(ask, batch, plain_ms, rate) for ask in asks]

@@ -18,12 +18,13 @@ from random import Random
 
 from paceline.actors.causal_model import CausalModel
 from paceline.actors.departures import Departures
-from paceline.actors.draft_length import DraftLength
+from paceline.actors.draft_length import DraftLength, LengthSetter
 from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.errors import EngineError, NotReady, Overloaded, PacelineError, RequestError
 from paceline.actors.followers import Followers
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.kv_budget import KVBudget
+from paceline.actors.learned_length import LearnedLength
 from paceline.actors.messages import SequenceOpened
 from paceline.actors.pace import Pace
 from paceline.actors.ports import DrafterPool, WeightsBoard
@@ -43,7 +44,8 @@ class EngineLimits:
     """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together: those
     that one request may come to, and those that all running sequences hold at a time.
 
-    `adapt_length` drafts fewer tokens than `max_draft`, or none, where measured times say that more do not pay.
+    `draft_length` says who sets how many tokens are drafted: `longest` is always `max_draft`; `measured` drafts fewer,
+    or none, where measured times say that more do not pay; `learned` does so until the selector has set lengths.
     `max_prefill` is how many prompt tokens a round runs at most, since all running sequences wait for them.
     `evaluation_share` is the share of sequences on which one of the slow drafters that do not follow all is scored.
     `report_tokens` tells the selector also which tokens were committed, for its explanations.
@@ -54,7 +56,7 @@ class EngineLimits:
     max_queue: int = 64
     max_context: int = 8192
     max_draft: int = 7
-    adapt_length: bool = True
+    draft_length: LengthSetter = "measured"
     max_prefill: int = 256
     evaluation_share: float = 0.0625
     report_tokens: bool = False
@@ -88,7 +90,7 @@ class Engine:
         self._board = board
         self._limits = limits
         self._chance = chance or Random()
-        lengths = DraftLength() if limits.adapt_length else None
+        lengths = None if limits.draft_length == "longest" else DraftLength()
         self.pace = Pace()
         self.counts = EngineCounts()
         self._setup = Setup(
@@ -96,6 +98,7 @@ class Engine:
             pool,
             board,
             lengths,
+            LearnedLength(),
             limits.max_draft,
             limits.max_prefill,
             self._chance,

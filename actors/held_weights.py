@@ -36,6 +36,8 @@ class HeldWeights:
         self._own: dict[int, Mapping[str, float]] = {}
         self._only: dict[int, tuple[str, ...]] = {}  # sequences that may not use every drafter
         self._prior: Mapping[str, float] | None = None
+        self._own_lengths: dict[int, Mapping[str, int]] = {}
+        self._prior_lengths: Mapping[str, int] = {}
         self._members: tuple[Member, ...] = ()  # as the present stream, or else the last, told
         self._before: tuple[Member, ...] = ()  # as they were before the present stream
         self._grace_until_s = 0.0
@@ -50,6 +52,7 @@ class HeldWeights:
     def closed(self, seq: int) -> None:
         """A sequence ended."""
         self._own.pop(seq, None)
+        self._own_lengths.pop(seq, None)
         self._only.pop(seq, None)
 
     def disconnected(self) -> None:
@@ -71,10 +74,13 @@ class HeldWeights:
             return
         self.number = update.number
         self._prior = _by_name(update.drafters, update.prior)
+        self._prior_lengths = dict(zip(update.drafters, update.prior_lengths, strict=False))
         for seq, weights in update.sequences.items():
             if not len(weights):
                 self._own.pop(seq, None)
+                self._own_lengths.pop(seq, None)
             elif live(seq):
+                self._own_lengths[seq] = dict(zip(update.drafters, update.lengths.get(seq, ()), strict=False))
                 self._own[seq] = _by_name(update.drafters, weights)
 
     def weights(self, seq: int) -> Mapping[str, float]:
@@ -88,8 +94,16 @@ class HeldWeights:
             return general
         allowed = {name: weight for name, weight in general.items() if name in only}
         if sum(allowed.values()) > 0:
+            if self._prior_lengths:  # what others would have had is not plain decoding's
+                rest = max(1.0 - sum(general.values()), 0.0) + sum(allowed.values())
+                allowed = {name: weight / rest for name, weight in allowed.items()}
             return allowed
         return dict.fromkeys(only, 1.0 / len(only))
+
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """Drafter -> length of its drafts, where the selector sets them, and else nothing."""
+        own = self._own_lengths.get(seq)
+        return self._prior_lengths if own is None else own
 
     def members(self) -> tuple[Member, ...]:
         """Every drafter known, the newest word on each."""

@@ -260,13 +260,19 @@ class TargetReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightsUpdate:
-    """The selector's news for one target. Weights are by `drafters` and sum to 1; `members` is None where unchanged."""
+    """The selector's news for one target. Weights are by `drafters` and sum to 1; `members` is None where unchanged.
+
+    Lengths are those of each drafter's drafts, where the selector sets them; there what is missing from weights to 1 is
+    plain decoding's. Elsewhere there are none.
+    """
 
     number: int
     drafters: tuple[str, ...]
     prior: Probs  # [drafters]
     sequences: dict[int, Probs] = field(default_factory=dict)  # seq -> [drafters]
     members: tuple[Member, ...] | None = None
+    prior_lengths: tuple[int, ...] = ()  # [drafters]
+    lengths: dict[int, tuple[int, ...]] = field(default_factory=dict)  # seq -> [drafters]
 
 
 @dataclass(frozen=True, slots=True)

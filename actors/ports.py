@@ -108,6 +108,11 @@ class WeightsBoard(Protocol):
         """Drafter -> weight for this sequence (its own, else the prior, else all on the configured default drafter)."""
         ...
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """Drafter -> length of its drafts for this sequence, where the selector sets them: what is missing from its
+        weights to 1 is then plain decoding's. Elsewhere empty."""
+        ...
+
     def members(self) -> Sequence[Member]:
         """Every drafter known."""
         ...

@@ -249,7 +249,11 @@ def encode_update(update: WeightsUpdate) -> pb.WeightsUpdate:
         number=update.number,
         drafters=update.drafters,
         prior=update.prior,
-        sequences=[pb.SequenceWeights(seq=seq, weights=weights) for seq, weights in update.sequences.items()],
+        sequences=[
+            pb.SequenceWeights(seq=seq, weights=weights, lengths=update.lengths.get(seq, ()))
+            for seq, weights in update.sequences.items()
+        ],
+        prior_lengths=update.prior_lengths,
         members=[_encode_member(member) for member in update.members or ()],
         no_members=update.members == (),
     )
@@ -273,7 +277,22 @@ def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
             for i, item in enumerate(message.sequences)
         },
         members=() if message.no_members else _decode_members(message.members) or None,
+        prior_lengths=_decode_lengths(message.prior_lengths, count, "prior_lengths"),
+        lengths={
+            item.seq: lengths
+            for i, item in enumerate(message.sequences)
+            if (lengths := _decode_lengths(item.lengths, count, f"sequences[{i}].lengths"))
+        },
     )
+
+
+def _decode_lengths(values: Iterable[int], count: int, field: str) -> tuple[int, ...]:
+    lengths = tuple(values)
+    if lengths and len(lengths) != count:
+        raise ProtocolError(f"{field}: expected none, or one for each of {count} drafters, got {len(lengths)}")
+    if 0 in lengths:
+        raise ProtocolError(f"{field}: expected lengths of at least 1, got {list(lengths)}")
+    return lengths
 
 
 def _decode_weights(values: object, count: int, field: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

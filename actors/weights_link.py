@@ -88,6 +88,10 @@ class WeightsLink:
         """See `WeightsBoard`."""
         return self._held.weights(seq)
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """See `WeightsBoard`."""
+        return self._held.lengths(seq)
+
     def members(self) -> Sequence[Member]:
         """See `WeightsBoard`."""
         return self._held.members()

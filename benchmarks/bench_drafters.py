@@ -239,7 +239,7 @@ def drafted_sampled(
         deadline_s=60.0,
         feature_layers=model.feature_layers,
     )
-    limits = EngineLimits(max_sequences=8, max_draft=options.length, adapt_length=False, max_queue=10_000)
+    limits = EngineLimits(max_sequences=8, max_draft=options.length, draft_length="longest", max_queue=10_000)
     engine = Engine(model, pool, board, limits, Random(1))
     thread = threading.Thread(target=engine.run)
     thread.start()
@@ -285,6 +285,10 @@ class _OneDrafter:
     def weights(self, seq: int) -> Mapping[str, float]:
         """All on it."""
         return {"one": 1.0}
+
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """The target sets them."""
+        return {}
 
     def members(self) -> Sequence[Member]:
         """Only it."""

@@ -120,7 +120,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 def every_draft_counts(document: dict[str, Any], length: int) -> None:
     """Settings under which tokens per round depend on who drafts and on nothing else: every round drafts as many tokens
     and waits for them, all drafters score every answer, and the selector seeks accepted tokens."""
-    speculation = {"adapt_length": False, "max_draft": length, "deadline_ms": LONGEST_WAIT_MS, "evaluation_share": 1.0}
+    speculation = {
+        "draft_length": "longest",
+        "max_draft": length,
+        "deadline_ms": LONGEST_WAIT_MS,
+        "evaluation_share": 1.0,
+    }
     document["speculation"] |= speculation
     document["selector"]["loss"] = "eal"
 

@@ -177,7 +177,10 @@ def write_files(head: str, workers: list[str], *, quick: bool) -> int:
     served = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
     settings = served["applications"][0]["args"]
     settings["target"] |= {"dtype": "float32"}
-    settings["speculation"] = {"adapt_length": False, "max_draft": 4}  # whoever is named drafts, whether it pays or not
+    settings["speculation"] = {
+        "draft_length": "longest",
+        "max_draft": 4,
+    }  # whoever is named drafts, whether it pays or not
     settings["network"] |= {"token": secrets.token_hex(16)}
     if quick:  # one on each worker, and up at once; a machine that is busy with three hosts is patient with them
         settings["drafters"] = [drafter for drafter in settings["drafters"] if drafter["kind"] != "head"]

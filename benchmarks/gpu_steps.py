@@ -259,6 +259,10 @@ class LocalEngine:
         """All on the one drafter."""
         return {member.drafter: 1.0 for member in self._members}
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """The target sets them."""
+        return {}
+
     def members(self) -> Sequence[Member]:
         """It."""
         return self._members

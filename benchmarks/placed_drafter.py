@@ -145,6 +145,10 @@ class OneDrafterBoard:
         """The drafter's."""
         return {"drafter": 1.0}
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        """The target sets them."""
+        return {}
+
     def members(self) -> Sequence[Member]:
         """The drafter."""
         return self._members

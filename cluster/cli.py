@@ -89,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
         "--policy", action="append", default=[], metavar="NAME", help="as selector.policy, or fixed:DRAFTER; repeatable"
     )
     replay.add_argument("--config", type=Path, metavar="SETTINGS", help="whose `selector` section the policies take")
-    replay.add_argument("--length", default="adapt", metavar="N", help="adapt, recorded, or a number; default: adapt")
+    replay.add_argument(
+        "--length", default="adapt", metavar="N", help="adapt, learned, recorded, or 1, 2, ..; default: adapt"
+    )
     replay.add_argument("--seed", type=int, default=0)
     replay.add_argument("--plot", type=Path, metavar="PNG", help="draw the regret")
     replay.add_argument("--json", action="store_true", help="end with one JSON line")

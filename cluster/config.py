@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, WithJsonSchema, model_validator
 
+from paceline.actors.draft_length import LengthSetter
 from paceline.actors.drafter_registry import MODEL_KINDS, check_options, option_shapes
 from paceline.actors.errors import ConfigError
 from paceline.actors.model_facts import Quantization
@@ -116,8 +117,10 @@ class SpeculationConfig(Settings):
     """How rounds draft."""
 
     max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
-    adapt_length: bool = Field(
-        True, description="draft fewer, or none, where measured times and acceptance say that more do not pay"
+    draft_length: LengthSetter = Field(
+        "measured",
+        description="who sets how much is drafted, or nothing: `learned`, the selector together with the drafter; "
+        "`measured`, a rule of the target's by times and acceptance; `longest`, always max_draft",
     )
     catch_up_tokens: int = Field(8, ge=1, le=256, description="tokens a drafter that is not chosen may lag behind")
     evaluation_share: float = Field(

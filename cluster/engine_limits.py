@@ -25,7 +25,7 @@ def engine_limits(settings: ClusterConfig, max_positions: int) -> EngineLimits:
         max_queue=target.max_queue,
         max_context=min(target.max_context or max_positions, max_positions),
         max_draft=speculation.max_draft,
-        adapt_length=speculation.adapt_length,
+        draft_length=speculation.draft_length,
         max_prefill=target.max_prefill_tokens,
         evaluation_share=speculation.evaluation_share,
         report_tokens=settings.selector.explain_text,

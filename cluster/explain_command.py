@@ -114,10 +114,15 @@ def arm(entry: ExplainedRound) -> str:
 
 
 def why(entry: ExplainedRound) -> str:
-    """The largest weights at the choice."""
+    """The largest weights at the choice, with the lengths that the selector had set."""
     if entry.weights is None:
         return "no weights yet"
-    largest = sorted(entry.weights.items(), key=lambda item: -item[1])[:SHOWN_WEIGHTS]
+    shares = {
+        f"{name} {entry.lengths[name]}" if name in entry.lengths else name: w for name, w in entry.weights.items()
+    }
+    if entry.lengths:
+        shares[PLAIN] = round(1.0 - sum(shares.values()), 2)
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:SHOWN_WEIGHTS]
     return ", ".join(f"{name} {weight:.2f}" for name, weight in largest if weight > 0) or "no drafter is up"
 
 

@@ -22,6 +22,8 @@ class ExplainedRound:
         accepted: Those that were kept.
         carried: The draft was at hand from the round before.
         weights: By drafter, as the target held them when it chose; None where it had none of this selector's.
+        lengths: By drafter, the draft length that went with its weight, where the selector set lengths: what weights
+            leave to 1 was then plain decoding's. Elsewhere empty, and the target set them.
         gammas: By drafter, the acceptance at each committed position; None where it was not scored (yet). They come
             later than the round.
         draft_ms: How long the drafter took to answer; None where it was not asked, or did not.
@@ -50,6 +52,7 @@ class ExplainedRound:
     round_ms: float
     verify_tokens: int
     sequences: int
+    lengths: dict[str, int] = field(default_factory=dict)
     token_ids: list[int] = field(default_factory=list)
     text: str | None = None
 

@@ -43,13 +43,18 @@ class LearnedPolicy(Policy):
         positions = share * self._prior.memory(self._discount)
         self._learner.advise(row, positions * advantages, positions)
 
-    def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:
-        """See `Policy`."""
-        self._learner.learn(rows, np.where(allowed, losses, np.nan))
+    def learn(self, rows: Rows, losses: Floats, allowed: Bools, shares: Floats | None = None) -> None:
+        """See `Policy`; `shares` as a `Learner` takes them."""
+        mask = allowed if losses.ndim == 2 else allowed[..., None]
+        self._learner.learn(rows, np.where(mask, losses, np.nan), shares)
 
     def weights(self, rows: Rows, available: Bools, pending: Pending | None = None) -> Floats:
         """See `Policy`."""
         return self._learner.weights(rows, available, pending)
+
+    def outlook(self, rows: Rows, available: Bools, pending: Pending | None = None) -> tuple[Floats, Rows]:
+        """As `weights`, and the option that each drafter would be played with, [rows, drafters]."""
+        return self._learner.outlook(rows, available, pending)
 
     def prior(self, available: Bools) -> Floats:
         """See `Policy`: what a sequence of no particular route would start from."""

@@ -11,6 +11,11 @@ exploring. The laws differ (`hedge`, `normalhedge`, `adanormalhedge`); what they
   losses that are not released counts in the weights, as a hint: hints may be wrong without harm to the regret's order
   (Flaspohler et al. 2021, "Online Learning with Optimism and Delay", arXiv 2106.06885), since they stand for no more
   losses than the delay holds back.
+- **Options.** A drafter may be played with one of several draft lengths, which are all scored at once. The law is over
+  drafters, each standing with the length that would have been best so far: lengths of one drafter share its gammas, so
+  to follow the leader among them is safe, and hedging between them would only mix in worse ones.
+- **Known losses.** What an arm costs is not learned but known, and changes with the load; it is added when weights are
+  made (`Learner._total`).
 
 `learned_policy` and `shared_prior` hold them; plain numpy.
 """
@@ -18,6 +23,7 @@ exploring. The laws differ (`hedge`, `normalhedge`, `adanormalhedge`); what they
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,22 +34,30 @@ Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
 
+Known = Callable[[Rows], Floats]
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Losses that are known but not released: their mean and their number, [rows, drafters]; NaN where there are 0."""
+    """Losses that are known but not released: their mean, shaped as `Learner.learn` takes them, NaN where there are
+    none, and their number, [rows, drafters]."""
 
     losses: Floats
     counts: Floats
+    fade: Floats | float = 1.0  # [rows]; what is left of all before them
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a new sequence may know of the drafters, [drafters]: regrets, the weights that go with them, and the number
-    of positions that they are worth."""
+    """What a new sequence may know of the drafters: regrets [drafters, options], the weights that go with them
+    [drafters], and the number of positions that they are worth; and with known losses who played in these positions
+    [drafters, options], and how many of them each was awake at [drafters]."""
 
     regret: Floats
     law: Floats
     positions: float
+    played: Floats | None = None
+    awake: Floats | None = None
 
 
 class Learner(ABC):
@@ -52,68 +66,117 @@ class Learner(ABC):
     Args:
         learners: Rows.
         discount: Regret, and what else a law sums up, is multiplied by this at every position.
+        options: What a drafter may be played with (draft lengths); each drafter stands with its best one so far.
+        known: A part of the losses that is known at every time and changes, [rows, drafters, options]; None: there is
+            none.
     """
 
-    def __init__(self, learners: int, discount: float) -> None:
+    def __init__(self, learners: int, discount: float, options: int = 1, known: Known | None = None) -> None:
         self._discount = discount
-        self._regret: Floats = np.zeros((learners, 0))
+        self._options = options
+        self._known = known
+        self._regret: Floats = np.zeros((learners, 0, options))
+        self._played: Floats = np.zeros((learners, 0, options))  # weights that were played, summed up
+        self._awake: Floats = np.zeros((learners, 0))
         self._mass: Floats = np.zeros((learners, 0))
 
     def join(self) -> None:
         """Add a column for a new drafter. It starts from regret 0: scores come whether or not it plays, so it needs no
         head start to be found out."""
-        column = np.zeros((len(self._regret), 1))
-        self._regret = np.hstack([self._regret, column])
-        self._mass = np.hstack([self._mass, column])
+        wide, narrow = np.zeros((len(self._mass), 1, self._options)), np.zeros((len(self._mass), 1))
+        self._regret = np.concatenate([self._regret, wide], axis=1)
+        self._played = np.concatenate([self._played, wide], axis=1)
+        self._awake, self._mass = np.hstack([self._awake, narrow]), np.hstack([self._mass, narrow])
 
     def reset(self, row: int, start: Start | None = None) -> None:
         """Begin a sequence, from nothing or from what others taught."""
-        self._regret[row] = 0.0 if start is None else start.regret
+        self._regret[row] = 0.0 if start is None else start.regret.reshape(-1, self._options)
+        self._played[row] = 0.0 if start is None or start.played is None else start.played
+        self._awake[row] = 0.0 if start is None or start.awake is None else start.awake
         self._mass[row] = 0.0
 
     def advise(self, row: int, regret: Floats, positions: float) -> None:
         """Let a sequence that has just begun start from expected regrets, too, [drafters], worth so many positions."""
-        self._regret[row] += regret
+        self._regret[row] += regret[:, None]
         self._mass[row] += self._massed(regret[None], np.full((1, len(regret)), positions))[0]
 
-    def regret(self, row: int) -> Floats:
-        """One sequence's regrets, [drafters]."""
-        result: Floats = self._regret[row].copy()
-        return result
+    def memory(self, row: int, scale: float = 1.0) -> Start:
+        """What a row has learned, faded by `scale`; its law and its worth are the caller's to say."""
+        return Start(scale * self._regret[row], np.empty(0), 0.0, scale * self._played[row], scale * self._awake[row])
 
     def weights(self, rows: Rows, available: Bools, pending: Pending | None = None) -> Floats:
         """Weights of some sequences, [rows, drafters]; rows sum to 1 over `available`, or are 0 where nothing is."""
-        regret, mass = self._regret[rows], self._mass[rows]
-        if pending is not None:
-            heard = pending.counts * available
-            known = np.where(heard > 0, pending.losses, 0.0)
-            played = (self._law(rows, regret, mass, heard > 0) * known).sum(axis=1, keepdims=True)
-            hoped = np.where(heard > 0, heard * (played - known), 0.0)
-            regret, mass = regret + hoped, mass + self._massed(hoped, heard)
-        return self._law(rows, regret, mass, available)
+        return self.outlook(rows, available, pending)[0]
 
-    def learn(self, rows: Rows, losses: Floats) -> None:
+    def outlook(self, rows: Rows, available: Bools, pending: Pending | None = None) -> tuple[Floats, Rows]:
+        """As `weights`, and the option that each drafter would be played with, [rows, drafters]."""
+        regret, mass = self._total(rows), self._mass[rows]
+        if pending is not None:
+            fade = np.asarray(pending.fade).reshape(-1, 1)
+            regret, mass = fade[..., None] * regret, fade * mass
+            heard = pending.counts * available
+            awake = heard > 0
+            losses = pending.losses.reshape(regret.shape)
+            if self._known is not None:
+                losses = losses + self._known(rows)
+            known = np.where(awake[..., None], losses, 0.0)
+            standing, option = _best(regret)
+            expected = self._law(rows, standing, mass, awake) * _of(known, option)
+            hoped = np.where(awake[..., None], heard[..., None] * (expected.sum(axis=1)[:, None, None] - known), 0.0)
+            regret, mass = regret + hoped, mass + self._massed(_of(hoped, option), heard)
+        standing, option = _best(regret)
+        return self._law(rows, standing, mass, available), option
+
+    def learn(self, rows: Rows, losses: Floats, shares: Floats | None = None) -> None:
         """Give rows the losses of their next positions. Several of one row are all met with the weights it has now.
 
         Args:
             rows: [positions]; whose each is. A row may come several times.
-            losses: [positions, drafters] in [0, 1]; NaN where the drafter sleeps. What is all NaN changes nothing.
+            losses: [positions, drafters] in [0, 1], with options [positions, drafters, options], without what is known;
+                NaN where the drafter sleeps. What is all NaN changes nothing.
+            shares: What each position counts for, [positions]; None: 1.
         """
-        entries, gained, awake = self._gained(rows, losses)
-        massed = self._massed(gained, awake.astype(np.float64))
-        rows, place, counts = np.unique(entries, return_inverse=True, return_counts=True)
-        keep = self._discount ** counts[:, None]
-        self._regret[rows] = keep * self._regret[rows] + summed(gained, place, len(rows))
+        losses = losses.reshape(len(rows), -1, self._options)
+        heard = ~np.isnan(losses[:, :, 0]).all(axis=1)
+        entries, losses = rows[heard], losses[heard]
+        shares = np.ones(len(entries)) if shares is None else shares[heard]
+        narrow, wide = shares[:, None], shares[:, None, None]
+        awake = ~np.isnan(losses[:, :, 0])
+        standing, option = _best(self._total(entries))
+        law = self._law(entries, standing, self._mass[entries], awake)
+        met = np.where(awake[..., None], losses, 0.0)
+        gained = wide * np.where(awake[..., None], (law * _of(met, option)).sum(axis=1)[:, None, None] - met, 0.0)
+        massed = self._massed(_of(gained, option), narrow * awake)
+        rows, place = np.unique(entries, return_inverse=True)
+        keep = self._discount ** summed(narrow, place, len(rows))
+        fade = keep[..., None]
+        self._regret[rows] = fade * self._regret[rows] + summed(gained, place, len(rows))
         self._mass[rows] = keep * self._mass[rows] + summed(massed, place, len(rows))
+        if self._known is not None:
+            played = np.zeros_like(gained)
+            np.put_along_axis(played, option[..., None], (narrow * law)[..., None], axis=2)
+            self._played[rows] = fade * self._played[rows] + summed(played, place, len(rows))
+            self._awake[rows] = keep * self._awake[rows] + summed(narrow * awake, place, len(rows))
 
-    def _gained(self, rows: Rows, losses: Floats) -> tuple[Rows, Floats, Bools]:
-        """The rows that heard anything, the regret each position adds, and who was awake."""
-        awake = ~np.isnan(losses)
-        heard = awake.any(axis=1)
-        rows, awake = rows[heard], awake[heard]
-        known = np.where(awake, losses[heard], 0.0)
-        played = (self._law(rows, self._regret[rows], self._mass[rows], awake) * known).sum(axis=1, keepdims=True)
-        return rows, np.where(awake, played - known, 0.0), awake
+    def _total(self, rows: Rows) -> Floats:
+        """Regrets with what is known, as it is now: R_i = sum (<w, f> - f_i) + known of who played - known of i.
+
+        The two are kept apart because what is known changes for all the past at once: a batch that grew makes long
+        drafts dear, and what they would have cost before says nothing of it. Who played is averaged over the positions,
+        which is exact where all were awake. Whoever played with an option that is not its best one any more is held to
+        have played with the best, or all that cost less than what was played would seem good alike.
+        """
+        regret: Floats = self._regret[rows]
+        if self._known is None:
+            return regret
+        known, played, awake = self._known(rows), self._played[rows], self._awake[rows][..., None]
+        weight = played.sum(axis=(1, 2), keepdims=True)
+        share = played / np.where(weight > 0, weight, 1.0)
+        level = (share * known).sum(axis=(1, 2), keepdims=True)
+        alone = regret - awake * known
+        otherwise = (share * (alone.max(axis=2, keepdims=True) - alone)).sum(axis=(1, 2), keepdims=True)
+        result: Floats = alone + awake * level - otherwise
+        return result
 
     def _massed(self, gained: Floats, heard: Floats) -> Floats:
         """What positions add to `mass`, from the regret gained and the number heard, both [rows, drafters]."""
@@ -124,9 +187,21 @@ class Learner(ABC):
         """Weights [rows, drafters] from the state, over `available`; a row of zeros where nothing is."""
 
 
+def _best(regret: Floats) -> tuple[Floats, Rows]:
+    """Each drafter's highest regret, and the option that has it, both [rows, drafters]."""
+    option = regret.argmax(axis=2)
+    return _of(regret, option), option
+
+
+def _of(values: Floats, option: Rows) -> Floats:
+    """The value [rows, drafters] of each drafter's option, of values [rows, drafters, options]."""
+    result: Floats = np.take_along_axis(values, option[..., None], axis=2)[..., 0]
+    return result
+
+
 def summed(values: Floats, place: Rows, count: int) -> Floats:
-    """The sum [count, columns] of the rows of values [entries, columns] that go to each place [entries]."""
-    total: Floats = np.zeros((count, values.shape[1]))
+    """The sum [count, ...] of the rows of values [entries, ...] that go to each place [entries]."""
+    total: Floats = np.zeros((count, *values.shape[1:]))
     np.add.at(total, place, values)
     return total
 

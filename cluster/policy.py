@@ -28,6 +28,15 @@ from paceline.cluster.unlearned_policy import Composite, Fixed, RoundRobin, Unif
 Maker = Callable[[SelectorConfig, int, SharedPrior], Policy]
 
 
+# The learners that hear of every drafter at every position, so that they can choose among all arms.
+FULL_INFORMATION: dict[str, type[Learner]] = {
+    "normalhedge": NormalHedge,
+    "adanormalhedge": AdaNormalHedge,
+    "hedge": Hedge,
+    "follow_the_leader": FollowTheLeader,
+}
+
+
 def _learned(learner: type[Learner]) -> Maker:
     return lambda config, _, prior: LearnedPolicy(
         learner(config.max_sequences, config.discount), config.discount, prior, config.prior_weight
@@ -46,10 +55,7 @@ def _ucbspec_tuned(config: SelectorConfig, most: int, _: SharedPrior) -> Policy:
 
 
 _POLICIES: dict[str, Maker] = {
-    "normalhedge": _learned(NormalHedge),
-    "adanormalhedge": _learned(AdaNormalHedge),
-    "hedge": _learned(Hedge),
-    "follow_the_leader": _learned(FollowTheLeader),
+    **{name: _learned(learner) for name, learner in FULL_INFORMATION.items()},
     "epsilon_greedy": lambda c, _, __: EpsilonGreedy(c.max_sequences, c.options.epsilon_greedy.epsilon),
     "thompson": lambda c, _, __: Thompson(c.max_sequences, c.options.thompson.seed),
     "exp3spec": lambda c, most, _: Exp3Spec(c.max_sequences, most),

@@ -8,11 +8,12 @@ sequence starts from what it predicts, and the sequence's own losses correct it.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from paceline.actors.prompt_sketch import BITS, features
 from paceline.cluster.learner import Floats, Rows
-from paceline.cluster.policy_base import Policy
 
 RATE = 0.25  # of the error that one request mends
 LEAST_POSITIONS = 8.0  # a request that released fewer tells too little
@@ -63,6 +64,14 @@ class PromptPredictor:
         self._coefficients[known] = np.clip(moved, -MOST, MOST)
 
 
+class Advised(Protocol):
+    """Whoever takes advice on new sequences."""
+
+    def advise(self, row: int, advantages: Floats, share: float) -> None:
+        """See `Policy`."""
+        ...
+
+
 class PromptPrior:
     """The predictor, what it is taught with, and whom it advises. `Selector` tells it what happens.
 
@@ -72,7 +81,7 @@ class PromptPrior:
         weight: How far a new sequence trusts the prediction, 0 to 1; 0 does nothing.
     """
 
-    def __init__(self, policy: Policy, max_sequences: int, weight: float) -> None:
+    def __init__(self, policy: Advised, max_sequences: int, weight: float) -> None:
         self._policy = policy
         self._weight = weight
         self._predictor = PromptPredictor()  # learns nothing where the weight is 0

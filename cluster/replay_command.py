@@ -25,7 +25,7 @@ from paceline.cluster.replay.trajectory import Trajectory, drafters_of, trajecto
 from paceline.cluster.speculation_report import PLAIN
 
 PIPED_WIDTH = 160  # where there is no terminal whose width would count
-ADAPT, RECORDED = "adapt", "recorded"
+ADAPT, RECORDED, LEARNED = "adapt", "recorded", "learned"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def replay(
         file: A recording.
         policies: Names as in `selector.policy`; `fixed:NAME` always plays one drafter.
         config: Settings whose `selector` section the policies take; None takes the defaults.
-        length: `adapt` is the target's own rule, `recorded` the lengths of the recording, a number always that.
+        length: `adapt` is the target's own rule, `recorded` the lengths of the recording, a number always that;
+            `learned` lets the selector set them, where the policy learns of all drafters, and else the target's rule.
         seed: Of draws by weight, and of acceptances where they are not certain.
         plot: PNG of the regret to write.
         as_json: End with one JSON line.
@@ -136,7 +137,7 @@ def run_replay(
                 raise ConfigError(f"--policy: {name!r}: the recording's drafters are {', '.join(by_name)}")
             outcomes.append(by_name[drafter])
         else:
-            chooser = SelectorChooser(selectors[name], max_draft, drafters, times)
+            chooser = SelectorChooser(selectors[name], max_draft, drafters, times, length == LEARNED)
             outcomes.append(player.play(name, chooser, make_rule()))
     best = min(fixed, key=lambda outcome: sum(outcome.ms))
     return Replay(
@@ -203,13 +204,14 @@ def _selector(base: ClusterConfig, policy: str, drafters: Sequence[str]) -> Sele
 
 
 def _length_rule(length: str, max_draft: int) -> Callable[[], LengthRule]:
-    if length == ADAPT:
+    if length in {ADAPT, LEARNED}:
         return AdaptedLength
     if length == RECORDED:
         return RecordedLength
     if not (length.isascii() and length.isdecimal() and 0 < int(length) <= max_draft):
         raise ConfigError(
-            f"--length: {length!r}: expected {ADAPT!r}, {RECORDED!r}, or 1 to {max_draft}, the longest recorded"
+            f"--length: {length!r}: expected {ADAPT!r}, {LEARNED!r}, {RECORDED!r}, or 1 to {max_draft}, the longest "
+            "recorded"
         )
     return lambda: FixedLength(int(length))
 

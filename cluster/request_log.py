@@ -12,7 +12,7 @@ import math
 import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,14 @@ TOKENS_PER_ROUND = 4  # that positions are kept for, on average: `explain_rounds
 _OUTSTANDING = 64  # updates that no round has been played by yet
 _DIGITS = 4
 
-Weights = tuple[tuple[str, ...], npt.NDArray[np.float32]]
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """By name; lengths where the selector sets them, and else none."""
+
+    names: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class _Round:
     start: int
     report: TargetReport
     played: SequenceRound
-    weights: Weights | None
+    weights: _Weights | None
 
 
 @dataclass(slots=True)
@@ -53,7 +60,7 @@ class _Sequence:
     lost: int = 0
     committed: int = 0
     gammas: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # drafter -> [positions], NaN: not scored
-    sent: deque[tuple[int, Weights]] = field(default_factory=lambda: deque(maxlen=_OUTSTANDING))
+    sent: deque[tuple[int, _Weights]] = field(default_factory=lambda: deque(maxlen=_OUTSTANDING))
 
 
 @dataclass(slots=True)
@@ -78,7 +85,7 @@ class RequestLog:
         self._life = secrets.token_hex(4)
         self._requests: OrderedDict[str, _Request] = OrderedDict()  # oldest first
         self._sequences: dict[int, _Sequence] = {}
-        self._priors: deque[tuple[int, Weights]] = deque(maxlen=_OUTSTANDING)
+        self._priors: deque[tuple[int, _Weights]] = deque(maxlen=_OUTSTANDING)
         self._seen = 0
 
     # ------------------------------------------------------------ what the selector hands over
@@ -121,11 +128,13 @@ class RequestLog:
         """An update goes to a target."""
         if not self._max_requests:
             return
-        self._priors.append((update.number, (update.drafters, update.prior)))
+        prior = _Weights(update.drafters, update.prior, update.prior_lengths)
+        self._priors.append((update.number, prior))
         for seq, weights in update.sequences.items():
             if (sequence := self._sequences.get(seq)) is not None:
-                own = weights.copy() if len(weights) else update.prior  # a view would keep the whole update alive
-                sequence.sent.append((update.number, (update.drafters, own)))
+                # A view would keep the whole update alive.
+                own = _Weights(update.drafters, weights.copy(), update.lengths.get(seq, ())) if len(weights) else prior
+                sequence.sent.append((update.number, own))
 
     def reported(self, report: TargetReport) -> None:
         """A target's rounds and ends."""
@@ -147,7 +156,7 @@ class RequestLog:
         else:
             sequence.rounds.append(_Round(start, report, played, weights))
 
-    def _weights(self, sequence: _Sequence, number: int) -> Weights | None:
+    def _weights(self, sequence: _Sequence, number: int) -> _Weights | None:
         """What a target that holds this update goes by: the sequence's newest weights by then, else the prior."""
         if not number:
             return None
@@ -160,11 +169,13 @@ class RequestLog:
         only = sequence.opened.drafters
         if prior is None or not only:
             return prior
-        names, values = prior  # as `HeldWeights` narrows it
-        allowed = np.where([name in only for name in names], values, 0.0).astype(np.float32)
+        allowed = np.where([name in only for name in prior.names], prior.values, 0.0)  # as `HeldWeights` narrows it
         if allowed.sum() > 0:
-            return names, allowed
-        return only, np.full(len(only), 1.0 / len(only), dtype=np.float32)
+            rest = max(1.0 - prior.values.sum(), 0.0) + allowed.sum() if prior.lengths else 1.0
+            return replace(prior, values=(allowed / rest).astype(np.float32))
+        known = dict(zip(prior.names, prior.lengths, strict=False))
+        lengths = tuple(known[name] for name in only) if all(name in known for name in only) else ()
+        return _Weights(only, np.full(len(only), 1.0 / len(only), dtype=np.float32), lengths)
 
     # ------------------------------------------------------------ what is asked
 
@@ -235,6 +246,7 @@ def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRoun
         accepted=played.accepted,
         carried=played.carried,
         weights=None if entry.weights is None else _by_name(entry.weights),
+        lengths={} if entry.weights is None else dict(zip(entry.weights.names, entry.weights.lengths, strict=False)),
         gammas=_scored(sequence.gammas, first, last),
         draft_ms=None if timing is None or played.carried else _rounded(timing.draft_ms),
         wait_ms=_rounded(report.context.wait_ms),
@@ -257,8 +269,8 @@ def _scored(gammas: Mapping[str, npt.NDArray[np.float32]], first: int, last: int
     return found
 
 
-def _by_name(weights: Weights) -> dict[str, float]:
-    return {name: _rounded(value) for name, value in zip(weights[0], weights[1].tolist(), strict=True)}
+def _by_name(weights: _Weights) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in zip(weights.names, weights.values.tolist(), strict=True)}
 
 
 def _rounded(value: float) -> float:

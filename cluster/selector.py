@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,16 +26,13 @@ from paceline.actors.messages import (
 from paceline.cluster.awaited_scores import AwaitedScores
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.drafter_tally import DrafterTally, mean_eal
-from paceline.cluster.gamma_ring import GammaRing
-from paceline.cluster.learner import Bools, Floats, Pending, Rows
+from paceline.cluster.gamma_ring import GammaRing, Released, joined
+from paceline.cluster.learner import Rows
+from paceline.cluster.learning import Learning
 from paceline.cluster.membership import Membership
-from paceline.cluster.policy import build_policy
 from paceline.cluster.policy_base import Played
 from paceline.cluster.policy_options import REQUEST_POLICIES
-from paceline.cluster.prompt_predictor import PromptPrior
 from paceline.cluster.request_log import RequestLog
-from paceline.cluster.round_cost import RoundCost, RoundLoss
-from paceline.cluster.selector_memory import SelectorMemory
 from paceline.cluster.selector_state import SelectorState
 from paceline.cluster.sequence_access import SequenceAccess
 from paceline.cluster.target_connection import TargetConnection
@@ -71,13 +68,10 @@ class Selector:
         self, config: SelectorConfig, speculation: SpeculationConfig, heartbeat_s: float, clock: Callable[[], float]
     ) -> None:
         self._config = config
-        self._speculation = speculation
         self._clock = clock
         self._started_s = clock()
-        self._policy = build_policy(config, speculation.max_draft)
+        self._learning = Learning(config, speculation)
         self._membership = Membership(heartbeat_s)
-        self._cost = RoundCost()
-        self._loss = RoundLoss(config.loss, speculation.max_draft, config.max_sequences, self._cost)
         self._tallies: list[DrafterTally] = []
         self._access = SequenceAccess(config.max_sequences)
         self._sequences: OrderedDict[int, _Sequence] = OrderedDict()  # the one idle longest first
@@ -86,8 +80,6 @@ class Selector:
         self._ids = itertools.count(1)
         self._updates = 0
         self._plain_rounds = 0
-        self._prompts = PromptPrior(self._policy, config.max_sequences, config.prompt_weight)
-        self._memory = SelectorMemory(self._policy.shared, self._cost, self._prompts.predictor)
         self.requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
         self.counts: Counter[str] = Counter()
 
@@ -168,7 +160,7 @@ class Selector:
 
         What several reports release is learnt together, which is where the time goes.
         """
-        released: dict[int, list[Floats]] = {}
+        released: dict[int, list[Released]] = {}
         for report in reports:
             self._take(connection, report, released)
             if report.closed:
@@ -177,7 +169,7 @@ class Selector:
                 self._end(connection, report.closed)
         self._learn(released)
 
-    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Floats]]) -> None:
+    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Released]]) -> None:
         """Note one report but its ends, and collect the EALs that it releases, by sequence."""
         for opened in report.opened:
             self._open(connection, opened)
@@ -190,13 +182,15 @@ class Selector:
                 self._count("timings_of_unknown_drafter", 1)
             elif timing.length > 0:
                 timings.append((column, timing))
-        self._cost.measured(timings, report.verify_ms)
+        self._learning.measured(timings, report)
         outcomes: list[tuple[int, int, int, int]] = []  # row, column, drafted, accepted
         for played in report.rounds:
-            released.setdefault(played.seq, []).extend(self._played(played, outcomes))
+            due = self._played(played, outcomes)
+            if due is not None:
+                released.setdefault(played.seq, []).append(due)
         if outcomes:
             rows, *counts = np.array(outcomes).T
-            self._policy.played(rows, Played(*counts))
+            self._learning.rounds(rows, Played(*counts))
         for seq in {played.seq for played in report.rounds} & self._sequences.keys():
             self._judge(self._sequences[seq])
 
@@ -223,20 +217,28 @@ class Selector:
         if not self.pending(connection):
             return None
         waiting = self._connections[connection]
-        seqs = list(waiting.changed)
-        rows = np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
-        pending = self._pending(seqs, rows, self._access.allowed(rows))
-        weights = self._policy.weights(rows, self._access.available(rows), pending).astype(np.float32)
+        rows = self._rows(waiting.changed)
+        rings = [self._sequences[seq].ring for seq in waiting.changed]
+        if self._learning.joint:
+            running = self._rows(waiting.running)
+            self._learning.hear(rows, rings)
+            self._learning.price(running, self._access.available(running))
+        choice = self._learning.choice(rows, rings, self._access.available(rows), self._access.allowed(rows))
+        begin = self._learning.begin(self._access.new)
         self._updates += 1
         update = WeightsUpdate(
             number=self._updates,
             drafters=self._membership.names,
-            prior=self._policy.prior(self._access.new).astype(np.float32),
+            prior=begin.weights.astype(np.float32),
             sequences={
                 **{seq: np.empty(0, dtype=np.float32) for seq in waiting.dropped},
-                **dict(zip(seqs, weights, strict=True)),
+                **dict(zip(waiting.changed, choice.weights.astype(np.float32), strict=True)),
             },
             members=self._membership.members if waiting.members and len(self._membership) else None,
+            prior_lengths=_told(begin.lengths),
+            lengths={
+                seq: told for seq, row in zip(waiting.changed, choice.lengths, strict=True) if (told := _told(row))
+            },
         )
         waiting.changed, waiting.dropped, waiting.members = {}, {}, False
         self.requests.sent(update)
@@ -246,8 +248,8 @@ class Selector:
         """Everything a dashboard shows."""
         if self._membership.expire(self._clock()):
             self._members_changed()
-        prior = self._policy.prior(self._access.new)
-        draft_ms = self._cost.draft_ms()
+        prior = self._learning.begin(self._access.new).weights
+        draft_ms = self._learning.cost.draft_ms()
         return SelectorSnapshot(
             policy=self._config.policy,
             updates=self._updates,
@@ -265,20 +267,17 @@ class Selector:
     def state(self) -> SelectorState:
         """What is known beyond single sequences."""
         names = self._membership.names
-        return self._memory.state(self._config.policy, names, self._tallies, self._plain_rounds)
+        return self._learning.memory.state(self._config.policy, names, self._tallies, self._plain_rounds)
 
     def restore(self, state: SelectorState) -> None:
         """Go on from another life's state. Called before any drafter has come."""
-        self._memory.restore(state)
+        self._learning.memory.restore(state)
         self._plain_rounds = state.plain_rounds
 
     def _join(self, drafter: str) -> None:
-        self._policy.join(drafter)
-        self._cost.join()
-        self._loss.join()
-        self._prompts.join()
+        self._learning.join(drafter)
         self._tallies.append(DrafterTally(self._config.prior_memory))
-        self._memory.joined(drafter, len(self._tallies) - 1, self._tallies[-1])
+        self._learning.memory.joined(drafter, len(self._tallies) - 1, self._tallies[-1])
         self._access.join()
         for sequence in self._sequences.values():
             sequence.ring.join()
@@ -297,34 +296,26 @@ class Selector:
         waiting = self._connections[connection]
         sequence = self._sequences.get(opened.seq)
         if sequence is not None:
-            self._connections[sequence.connection].changed.pop(opened.seq, None)
+            self._connections[sequence.connection].ended(opened.seq)
             sequence.connection = connection
         else:
             if not self._free:
                 self._evict()
-            ring = GammaRing(
-                opened.prompt_tokens,
-                self._speculation.max_draft,
-                self._speculation.catch_up_tokens,
-                len(self._membership),
-            )
-            sequence = _Sequence(opened, self._free.pop(), connection, ring)
+            row = self._free.pop()
+            ring = self._learning.open(row, opened, self._policy_of(opened), mean_eal(self._tallies))
+            sequence = _Sequence(opened, row, connection, ring)
             self._sequences[opened.seq] = sequence
-            self._policy.open(sequence.row, opened.route, self._policy_of(opened))
-            self._prompts.open(sequence.row, opened.sketch)
-            self._loss.open(sequence.row, mean_eal(self._tallies))
-            self._access.open(sequence.row, opened.drafters, self._membership.names)
+            self._access.open(row, opened.drafters, self._membership.names)
         self._sequences.move_to_end(opened.seq)
         waiting.dropped.pop(opened.seq, None)
-        waiting.changed[opened.seq] = None
+        waiting.began(opened.seq, everyone=self._learning.joint)
 
     def _close(self, seq: int) -> None:
         sequence = self._sequences.pop(seq)
-        self._policy.close(sequence.row)
-        self._prompts.close(sequence.row, sequence.opened.sketch)
+        self._learning.close(sequence.row, sequence.opened.sketch)
         self._free.append(sequence.row)
         if (waiting := self._connections.get(sequence.connection)) is not None:
-            waiting.changed.pop(seq, None)
+            waiting.ended(seq, everyone=self._learning.joint)
 
     def _evict(self) -> None:
         seq, sequence = next(iter(self._sequences.items()))
@@ -332,8 +323,8 @@ class Selector:
         self._connections[sequence.connection].dropped[seq] = None
         self._count("sequences_evicted", 1)
 
-    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Floats:
-        """Note one round, and add it to `outcomes`; returns the EALs it releases, [positions, drafters]."""
+    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Released | None:
+        """Note one round, and add it to `outcomes`; returns what it releases, None of an unknown sequence."""
         column = self._membership.column(played.drafter)
         if not played.drafted:
             self._plain_rounds += 1
@@ -344,27 +335,25 @@ class Selector:
         sequence = self._sequences.get(played.seq)
         if sequence is None:
             self._count("rounds_of_unknown_sequence", 1)
-            return np.empty((0, len(self._membership)))
+            return None
         self._sequences.move_to_end(played.seq)
         outcomes.append((sequence.row, -1 if column is None else column, played.drafted, played.accepted))
-        if column is not None and played.drafted and self._policy.row_hears_gammas(sequence.row):
+        if column is not None:
+            self._learning.asked(sequence.row, column, played, sequence.ring)
+        if column is not None and played.drafted and self._learning.policy.row_hears_gammas(sequence.row):
             start = max(sequence.ring.token_time, played.committed - played.accepted - 1)
             if played.committed > start:
                 sequence.awaited.add(column, start, min(played.drafted, played.committed - start))
         self._connections[sequence.connection].changed[played.seq] = None
-        return sequence.ring.advance(played.committed)
+        return self._learning.released(sequence.ring, played.committed)
 
     def _judge(self, sequence: _Sequence) -> None:
         """Tell the policy of rounds whose scores are now complete."""
         for column, gammas in sequence.awaited.take(sequence.ring):
-            self._policy.judged(sequence.row, column, gammas)
+            self._learning.policy.judged(sequence.row, column, gammas)
 
-    def _pending(self, seqs: Sequence[int], rows: Rows, allowed: Bools) -> Pending:
-        """What is known of losses that are not released."""
-        eal, counts = np.zeros((2, len(seqs), len(self._membership)))
-        for index, seq in enumerate(seqs):
-            eal[index], counts[index] = self._sequences[seq].ring.pending()
-        return Pending(self._loss.expected(rows, eal, allowed), counts)
+    def _rows(self, seqs: Iterable[int]) -> Rows:
+        return np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
 
     def _policy_of(self, opened: SequenceOpened) -> str:
         if not opened.policy or opened.policy in REQUEST_POLICIES:
@@ -372,25 +361,29 @@ class Selector:
         self._count("sequences_of_unknown_policy", 1)
         return ""
 
-    def _learn(self, released: dict[int, list[Floats]]) -> None:
+    def _learn(self, released: dict[int, list[Released]]) -> None:
         """Learn all sequences at once, and some positions of each, since an update costs the same for one as for many.
 
         A sequence that was evicted meanwhile has no learner any more.
         """
-        together = [row for eal in released.values() for row in eal]
-        if together:
-            for tally, eal in zip(self._tallies, np.array(together).T, strict=True):
+        whole = [part.eal[:, :, -1] for parts in released.values() for part in parts if len(part)]
+        if whole:
+            for tally, eal in zip(self._tallies, np.concatenate(whole).T, strict=True):
                 tally.released(eal)
-        released = {seq: eal for seq, eal in released.items() if seq in self._sequences}
-        for start in range(0, max(map(len, released.values()), default=0), LEARN_TOGETHER):
-            blocks = {seq: eal[start : start + LEARN_TOGETHER] for seq, eal in released.items() if len(eal) > start}
-            rows = np.repeat(
-                np.array([self._sequences[seq].row for seq in blocks], dtype=np.intp), [len(b) for b in blocks.values()]
-            )
-            allowed = self._access.allowed(rows)
-            losses = self._loss.losses(rows, np.array([eal for block in blocks.values() for eal in block]), allowed)
-            self._policy.learn(rows, losses, allowed)
-            self._prompts.add(rows, losses)
+        alive = {
+            self._sequences[seq].row: joined(parts)
+            for seq, parts in released.items()
+            if seq in self._sequences and any(len(part) for part in parts)
+        }
+        for start in range(0, max(map(len, alive.values()), default=0), LEARN_TOGETHER):
+            end = start + LEARN_TOGETHER
+            blocks = {
+                row: Released(part.eal[start:end], part.shares[start:end])
+                for row, part in alive.items()
+                if len(part) > start
+            }
+            rows = np.repeat(np.array(list(blocks), dtype=np.intp), [len(block) for block in blocks.values()])
+            self._learning.learn(rows, joined(blocks.values()), self._access.allowed(rows))
 
     def _count(self, reason: str, amount: int) -> None:
         """Count what is refused or lost; log its first time, and then each time it has doubled."""
@@ -398,3 +391,8 @@ class Selector:
         self.counts[reason] += amount
         if amount and before.bit_length() != self.counts[reason].bit_length():
             logger.warning("%s: %d so far", reason, self.counts[reason])
+
+
+def _told(lengths: Rows) -> tuple[int, ...]:
+    """Lengths as targets are told them: none at all where the target sets them."""
+    return tuple(lengths.tolist()) if lengths.any() else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paceline.cluster.arm_memory import ArmMemory
 from paceline.cluster.drafter_tally import DrafterTally
 from paceline.cluster.prompt_predictor import PromptPredictor
 from paceline.cluster.round_cost import RoundCost
@@ -22,10 +23,12 @@ class SelectorMemory:
         prior: What sequences taught.
         cost: Its fits are part of the state.
         predictor: What prompts foretell.
+        arms: What is known where the selector sets lengths.
     """
 
-    def __init__(self, prior: SharedPrior, cost: RoundCost, predictor: PromptPredictor) -> None:
+    def __init__(self, prior: SharedPrior, cost: RoundCost, predictor: PromptPredictor, arms: ArmMemory | None) -> None:
         self._prior = prior
+        self._arms = arms
         self._cost = cost
         self._predictor = predictor
         self._kept: dict[str, DrafterState] = {}  # of drafters that have not come
@@ -35,6 +38,8 @@ class SelectorMemory:
         self._kept = dict(state.drafters)
         self._prior.restore_positions(state.positions)
         self._cost.restore_verify(state.verify_ms, state.loads)
+        if self._arms is not None and state.arms is not None:
+            self._arms.restore(state.arms)
 
     def joined(self, drafter: str, column: int, tally: DrafterTally) -> None:
         """A drafter came: give it what was kept of it."""
@@ -48,6 +53,8 @@ class SelectorMemory:
         self._cost.restore_draft(column, kept.draft_ms)
         if kept.prompts:
             self._predictor.restore(column, unpacked(kept.prompts))
+        if self._arms is not None and kept.arms is not None:
+            self._arms.joined(column, kept.arms)
         known = self._prior.positions()
         self._prior.restore(column, {route: kept.regret[route] for route in known if route in kept.regret})
 
@@ -68,6 +75,7 @@ class SelectorMemory:
                 draft_ms=self._cost.draft_points(column),
                 regret={route: float(row[column]) for route, row in regrets.items()},
                 prompts=packed(self._predictor.coefficients[column]),
+                arms=None if self._arms is None else self._arms.drafter(column),
             )
         verify_ms, loads = self._cost.verify_points()
         return SelectorState(
@@ -77,4 +85,5 @@ class SelectorMemory:
             verify_ms=verify_ms,
             loads=loads,
             plain_rounds=plain_rounds,
+            arms=None if self._arms is None else self._arms.state(),
         )

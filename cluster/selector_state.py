@@ -65,6 +65,40 @@ def _coefficients(text: str) -> str:
     return text
 
 
+class ArmPrior(_Document):
+    """What a prior knows of one drafter with each length, or of plain decoding (`learner.Start`)."""
+
+    regret: list[float]
+    played: list[Amount]
+    awake: Amount
+
+
+class DrafterArms(_Document):
+    """One drafter, where the selector sets lengths.
+
+    `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`; `truth` is
+    how often each depth was right and how often it was foretold to be; `wait_ms` by tokens; `rounds` are counts of
+    rounds, of those that asked, and of shares brought.
+    """
+
+    prior: dict[str, ArmPrior]
+    eal: list[Amount]
+    positions: Amount
+    truth: list[tuple[Amount, Amount]]
+    wait_ms: Points
+    rounds: tuple[Amount, Amount, Amount]
+
+
+class ArmsState(_Document):
+    """The rest of what is known where the selector sets lengths: these, plain decoding's prior, what each prior is
+    worth, and the target's forward by positions."""
+
+    lengths: list[Count]
+    plain: dict[str, ArmPrior]
+    positions: dict[str, Amount]
+    forward_ms: Points
+
+
 class DrafterState(_Document):
     """One drafter. Means are discounted sums and counts; `regret` is the priors', by route, the cluster's under "".
 
@@ -80,6 +114,7 @@ class DrafterState(_Document):
     draft_ms: Points
     regret: dict[str, float]
     prompts: Annotated[str, AfterValidator(_coefficients)] = ""
+    arms: DrafterArms | None = None
 
 
 class SelectorState(_Document):
@@ -93,6 +128,7 @@ class SelectorState(_Document):
     verify_ms: Points
     loads: list[Count]
     plain_rounds: Count
+    arms: ArmsState | None = None
 
 
 def read_state(path: Path) -> SelectorState | None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from paceline.cluster.learner import Bools, Floats, Start
+from paceline.cluster.learner import Bools, Floats, Known, Rows, Start
 from paceline.cluster.normalhedge import NormalHedge
 
 MAX_ROUTES = 256
@@ -26,11 +27,14 @@ class SharedPrior:
 
     Args:
         memory: Positions that are remembered, over all of a route's sequences.
+        options: As a `Learner` has them.
+        known: As a `Learner` has it; its rows are this prior's.
     """
 
-    def __init__(self, memory: int = 512) -> None:
+    def __init__(self, memory: int = 512, options: int = 1, known: Known | None = None) -> None:
         self._memory = memory
-        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / memory)
+        self._options = options
+        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / memory, options, known)
         self._positions: Floats = np.zeros(1 + MAX_ROUTES)
         self._rows: OrderedDict[str, int] = OrderedDict()  # route -> row, oldest use first
 
@@ -43,28 +47,36 @@ class SharedPrior:
         """A new drafter takes the next column."""
         self._learners.join()
 
-    def learn(self, routes: Sequence[str], losses: Floats) -> None:
-        """Each route released a position, with losses [routes, drafters]; an empty route teaches the cluster alone."""
-        self._learn(_CLUSTER, losses)
+    def learn(self, routes: Sequence[str], losses: Floats, shares: Floats | None = None) -> None:
+        """Each route released a position, with losses [routes, drafters], or with options; an empty route teaches the
+        cluster alone. `shares` as a `Learner` takes them."""
+        shares = np.ones(len(losses)) if shares is None else shares
+        self._learn(_CLUSTER, losses, shares)
         for route in set(routes) - {""}:
-            self._learn(self._row(route), losses[np.array([name == route for name in routes])])
+            mine = np.array([name == route for name in routes])
+            self._learn(self._row(route), losses[mine], shares[mine])
 
     def start(self, route: str, share: float, discount: float) -> Start:
         """What a new sequence of this route starts from, where it trusts the prior by `share` and forgets by
         `discount`."""
         row = self._row(route)
         scale = share * self.memory(discount) / self._memory
-        regret = self._learners.regret(row)
-        law = self._weights(row, np.ones(len(regret), dtype=np.bool_))
-        return Start(scale * regret, share * law + (1.0 - share) / max(len(law), 1), scale * self._positions[row])
+        faded = self._learners.memory(row, scale)
+        law = self._outlook(row, np.ones(len(faded.regret), dtype=np.bool_))[0]
+        even = (1.0 - share) / max(len(law), 1)
+        return replace(faded, law=share * law + even, positions=scale * self._positions[row])
 
     def memory(self, discount: float) -> float:
         """Positions that a sequence with this discount remembers, but no more than this does."""
         return self._memory if discount == 1.0 else min(1.0 / (1.0 - discount), self._memory)
 
     def regrets(self) -> dict[str, Floats]:
-        """Regrets [drafters] by route, the one used longest ago first; "" is the cluster."""
-        return {route: self._learners.regret(row) for route, row in {"": _CLUSTER, **self._rows}.items()}
+        """Regrets [drafters] by route, the one used longest ago first; "" is the cluster. Without options only."""
+        return {route: start.regret[:, 0] for route, start in self.memories().items()}
+
+    def memories(self) -> dict[str, Start]:
+        """All that is known by route, in the same order."""
+        return {route: self._learners.memory(row) for route, row in {"": _CLUSTER, **self._rows}.items()}
 
     def positions(self) -> dict[str, float]:
         """What each is worth, in the same order."""
@@ -76,24 +88,36 @@ class SharedPrior:
             self._positions[self._row(route)] = amount
 
     def restore(self, column: int, regrets: Mapping[str, float]) -> None:
-        """Give a drafter its regrets of another life, by route."""
-        for route, amount in regrets.items():
+        """Give a drafter its regrets of another life, by route. Without options only."""
+        wide: Floats = np.zeros(self._options)
+        self.remember(column, {route: (np.full(1, amount), wide, 0.0) for route, amount in regrets.items()})
+
+    def remember(self, column: int, known: Mapping[str, tuple[Floats, Floats, float]]) -> None:
+        """Give a drafter what was known of it in another life, by route: regrets and plays [options], and positions at
+        which it was awake."""
+        for route, (regret, played, awake) in known.items():
             row = self._row(route)
-            regret = self._learners.regret(row)
-            regret[column] = amount
-            self._learners.reset(row, Start(regret, np.empty(0), 0.0))
+            start = self._learners.memory(row)
+            if start.played is not None and start.awake is not None:
+                start.regret[column], start.played[column], start.awake[column] = regret, played, awake
+            self._learners.reset(row, start)
 
     def weights(self, available: Bools) -> Floats:
         """What a sequence of no particular route would start from, [drafters]."""
-        return self._weights(_CLUSTER, available)
+        return self._outlook(_CLUSTER, available)[0]
 
-    def _weights(self, row: int, available: Bools) -> Floats:
-        weights: Floats = self._learners.weights(np.array([row]), available[None])[0]
-        return weights
+    def outlook(self, available: Bools) -> tuple[Floats, Rows]:
+        """As `weights`, and the option that each drafter would be played with, [drafters]."""
+        return self._outlook(_CLUSTER, available)
 
-    def _learn(self, row: int, losses: Floats) -> None:
-        self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses)
-        self._positions[row] = (1.0 - 1.0 / self._memory) ** len(losses) * self._positions[row] + len(losses)
+    def _outlook(self, row: int, available: Bools) -> tuple[Floats, Rows]:
+        weights, options = self._learners.outlook(np.array([row]), available[None])
+        return weights[0], options[0]
+
+    def _learn(self, row: int, losses: Floats, shares: Floats) -> None:
+        self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses, shares)
+        total = float(shares.sum())
+        self._positions[row] = (1.0 - 1.0 / self._memory) ** total * self._positions[row] + total
 
     def _row(self, route: str) -> int:
         """The route's row. A new route starts from what the cluster knows."""
@@ -102,8 +126,7 @@ class SharedPrior:
         if route not in self._rows:
             row = self._rows.popitem(last=False)[1] if self.routes >= MAX_ROUTES else 1 + self.routes
             self._rows[route] = row
-            start = Start(self._learners.regret(_CLUSTER), np.empty(0), 0.0)
-            self._learners.reset(row, start)
+            self._learners.reset(row, self._learners.memory(_CLUSTER))
             self._positions[row] = self._positions[_CLUSTER]
         self._rows.move_to_end(route)
         return self._rows[route]

@@ -339,21 +339,24 @@ class Member(_message.Message):
     def __init__(self, drafter: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., node: _Optional[str] = ..., device: _Optional[str] = ..., pid: _Optional[int] = ..., up: bool = ..., sessions: _Optional[int] = ..., capacity: _Optional[int] = ..., feature_layers: _Optional[_Iterable[int]] = ..., feature_window: _Optional[int] = ..., replica: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class SequenceWeights(_message.Message):
-    __slots__ = ("seq", "weights")
+    __slots__ = ("seq", "weights", "lengths")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
     seq: int
     weights: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, seq: _Optional[int] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
+    lengths: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, seq: _Optional[int] = ..., weights: _Optional[_Iterable[float]] = ..., lengths: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WeightsUpdate(_message.Message):
-    __slots__ = ("version", "number", "drafters", "prior", "sequences", "members", "no_members")
+    __slots__ = ("version", "number", "drafters", "prior", "sequences", "members", "prior_lengths", "no_members")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DRAFTERS_FIELD_NUMBER: _ClassVar[int]
     PRIOR_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_LENGTHS_FIELD_NUMBER: _ClassVar[int]
     NO_MEMBERS_FIELD_NUMBER: _ClassVar[int]
     version: int
     number: int
@@ -361,8 +364,9 @@ class WeightsUpdate(_message.Message):
     prior: _containers.RepeatedScalarFieldContainer[float]
     sequences: _containers.RepeatedCompositeFieldContainer[SequenceWeights]
     members: _containers.RepeatedCompositeFieldContainer[Member]
+    prior_lengths: _containers.RepeatedScalarFieldContainer[int]
     no_members: bool
-    def __init__(self, version: _Optional[int] = ..., number: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., prior: _Optional[_Iterable[float]] = ..., sequences: _Optional[_Iterable[_Union[SequenceWeights, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., no_members: bool = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., number: _Optional[int] = ..., drafters: _Optional[_Iterable[str]] = ..., prior: _Optional[_Iterable[float]] = ..., sequences: _Optional[_Iterable[_Union[SequenceWeights, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., prior_lengths: _Optional[_Iterable[int]] = ..., no_members: bool = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
     __slots__ = ("version",)

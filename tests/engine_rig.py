@@ -106,6 +106,9 @@ class EvenBoard:
     def weights(self, seq: int) -> Mapping[str, float]:
         return dict.fromkeys(self.names, 1.0)
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        return {}
+
     def members(self) -> Sequence[Member]:
         return self.list
 
@@ -185,10 +188,10 @@ class Outcome:
 
 
 # A table's forward costs nothing, so by its measured times no draft would ever pay.
-LIMITS: dict[str, Any] = {"max_sequences": 8, "max_context": 256, "max_draft": 5, "adapt_length": False}
+LIMITS: dict[str, Any] = {"max_sequences": 8, "max_context": 256, "max_draft": 5, "draft_length": "longest"}
 
 
-def rig(model: CausalModel, hosts: Mapping[str, Host], **limits: int) -> AbstractContextManager[Rig]:
+def rig(model: CausalModel, hosts: Mapping[str, Host], **limits: Any) -> AbstractContextManager[Rig]:
     return running(Rig(model, hosts, EngineLimits(**(LIMITS | limits))))
 
 

@@ -130,14 +130,14 @@ class DearModel(TableModel):
 
 def test_where_positions_are_dear_poor_drafts_are_no_longer_asked_for() -> None:
     drafted = {}
-    for adapt in (False, True):
+    for setter in ("longest", "measured"):
         model = DearModel(vocab_size=12)
-        with rig(model, {"poor": GuessHost(model, 6.0)}, adapt_length=adapt) as made:
+        with rig(model, {"poor": GuessHost(model, 6.0)}, draft_length=setter) as made:
             assert made.submit([1, 2, 3], 150).wait() == model.greedy([1, 2, 3], 150)
-            drafted[adapt] = made.hosts["poor"].drafted
+            drafted[setter] = made.hosts["poor"].drafted
             assert made.engine._setup.lengths is None or not made.engine._setup.lengths._drafters["poor"].own
-    assert drafted[False] > 300
-    assert drafted[True] < drafted[False] / 3
+    assert drafted["longest"] > 300
+    assert drafted["measured"] < drafted["longest"] / 3
 
 
 class CountingModel(TableModel):

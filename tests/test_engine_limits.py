@@ -24,7 +24,7 @@ POSITIONS = 4096
         ("target", "max_context", 100, "max_context"),
         ("target", "max_prefill_tokens", 17, "max_prefill"),
         ("speculation", "max_draft", 3, "max_draft"),
-        ("speculation", "adapt_length", False, "adapt_length"),
+        ("speculation", "draft_length", "longest", "draft_length"),
         ("speculation", "evaluation_share", 0.5, "evaluation_share"),
     ],
 )

@@ -26,6 +26,9 @@ class Board:
     def weights(self, seq: int) -> Mapping[str, float]:
         return self.given
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        return {}
+
     def members(self) -> Sequence[Member]:
         return self.list
 

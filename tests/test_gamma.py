@@ -95,4 +95,4 @@ def test_eal_is_the_mean_length_of_every_draft_that_could_be_drawn() -> None:
             expected += drawn * length
         ring = GammaRing(0, 3, 0, 1)
         ring.put(0, 0, overlap_sparse(sparse(p), sparse(q)))
-        assert ring.advance(6)[0, 0] == pytest.approx(float(expected), abs=1e-5)
+        assert ring.advance(6).eal[0, 0, 0] == pytest.approx(float(expected), abs=1e-5)

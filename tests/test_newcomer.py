@@ -64,6 +64,9 @@ class CoreBoard:
     def weights(self, seq: int) -> Mapping[str, float]:
         return self.held.weights(seq)
 
+    def lengths(self, seq: int) -> Mapping[str, int]:
+        return self.held.lengths(seq)
+
     def members(self) -> Sequence[Member]:
         return self.told
 

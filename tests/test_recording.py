@@ -115,19 +115,23 @@ def test_rounds_after_a_hole_are_left_out(tmp_path: Path) -> None:
     assert (len(sequence.rounds), sequence.left_out) == (3, 1)
 
 
-@pytest.mark.parametrize("wrong", ["absent", "not parquet", "no recording", "version 2", "other columns"])
+@pytest.mark.parametrize("wrong", ["absent", "not parquet", "no recording", "version 3", "other columns"])
 def test_what_is_no_recording_is_refused_by_name(tmp_path: Path, wrong: str) -> None:
     path = tmp_path / "f.parquet"
-    metadata = {b"paceline_recording_version": b"2" if wrong == "version 2" else b"1", b"paceline_recording": b"{}"}
+    metadata = {b"paceline_recording_version": b"3" if wrong == "version 3" else b"1", b"paceline_recording": b"{}"}
     if wrong == "not parquet":
         path.write_text("no")
     elif wrong == "no recording":
         pq.write_table(pa.table({"x": [1]}), path)
     elif wrong == "other columns":
         pq.write_table(pa.table({"x": [1]}).replace_schema_metadata(metadata), path)
-    elif wrong == "version 2":
+    elif wrong == "version 3":
         pq.write_table(SCHEMA.with_metadata(metadata).empty_table(), path)
-    said = {"no recording": "no recording", "version 2": "version 2; expected version 1", "other columns": "columns"}
+    said = {
+        "no recording": "no recording",
+        "version 3": "version 3; expected version 1 or 2",
+        "other columns": "columns",
+    }
     with pytest.raises(ConfigError, match=said.get(wrong, "cannot be read")) as caught:
         read_recording(path)
     assert str(path) in str(caught.value)

@@ -130,11 +130,12 @@ def test_the_simulation_hears_what_the_selectors_ring_tells() -> None:
         for column in range(3):
             ring.put(column, at, streams.hits[0, at : at + step, column].astype(np.float32))
         at += step
-        for eal in ring.advance(at):
+        for eal in ring.advance(at).eal[:, :, -1]:
             assert eal.tolist() == streams.length[0, released].tolist()
             released += 1
         assert released == max(at - delay + 1, 0)
-        forecast, counts = ring.pending()
+        pending = ring.pending()
+        forecast, counts = pending.eal[:, -1], pending.counts
         told = sim().pending_losses(streams, np.array([0]), np.array([released]), np.array([at]))
         assert told.counts[0].tolist() == counts.tolist()
         np.testing.assert_allclose((1 - told.losses[0]) * (most + 1), forecast, atol=1e-6)

@@ -13,7 +13,15 @@ from typing import Protocol
 
 import numpy as np
 
-from paceline.actors.messages import DraftTiming, Heartbeat, Score, SequenceOpened, SequenceRound, TargetReport
+from paceline.actors.messages import (
+    DraftTiming,
+    Heartbeat,
+    RoundContext,
+    Score,
+    SequenceOpened,
+    SequenceRound,
+    TargetReport,
+)
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.replay.fitted_times import FittedTimes
 from paceline.cluster.replay.trajectory import Floats, PlayedRound, Trajectory
@@ -30,7 +38,11 @@ class Chooser(Protocol):
         ...
 
     def weights(self) -> Floats:
-        """Weights [drafters] for its next round; all zero is plain decoding."""
+        """Weights [drafters] for its next round; what is missing to 1 is plain decoding's."""
+        ...
+
+    def lengths(self) -> Sequence[int]:
+        """Draft lengths by drafter, where the chooser sets them, and else none."""
         ...
 
     def played(self, played: PlayedRound) -> None:
@@ -57,6 +69,10 @@ class FixedChooser:
         """See `Chooser`."""
         return self._weights
 
+    def lengths(self) -> Sequence[int]:
+        """See `Chooser`."""
+        return ()
+
     def played(self, played: PlayedRound) -> None:
         """Nothing to learn."""
 
@@ -72,17 +88,27 @@ class SelectorChooser:
         max_draft: Most tokens of a draft.
         drafters: Names, by column.
         times: What the selector is told that things took.
+        learned: Whether it sets draft lengths, too.
     """
 
-    def __init__(self, config: SelectorConfig, max_draft: int, drafters: Sequence[str], times: FittedTimes) -> None:
+    def __init__(
+        self,
+        config: SelectorConfig,
+        max_draft: int,
+        drafters: Sequence[str],
+        times: FittedTimes,
+        learned: bool = False,
+    ) -> None:
         self._drafters = drafters
         self._times = times
-        self._selector = Selector(config, SpeculationConfig(max_draft=max_draft), 1.0, lambda: 0.0)
+        speculation = SpeculationConfig(max_draft=max_draft, draft_length="learned" if learned else "measured")
+        self._selector = Selector(config, speculation, 1.0, lambda: 0.0)
         for name in drafters:
             self._selector.register(Heartbeat(name, "replayed", "replay:1"))
         self._connection = self._selector.connect(_TARGET)
         self._seq = 0
         self._weights: Floats = np.zeros(len(drafters))
+        self._lengths: Sequence[int] = ()
         self._trajectory: Trajectory | None = None
 
     def open(self, number: int, trajectory: Trajectory) -> None:
@@ -94,6 +120,10 @@ class SelectorChooser:
     def weights(self) -> Floats:
         """See `Chooser`."""
         return self._weights
+
+    def lengths(self) -> Sequence[int]:
+        """See `Chooser`."""
+        return self._lengths
 
     def played(self, played: PlayedRound) -> None:
         """See `Chooser`: every drafter's scores of the round's positions, then the round."""
@@ -117,9 +147,12 @@ class SelectorChooser:
             self._seq, first + played.tokens, drafter or "", played.drafted, played.accepted, length=played.length
         )
         verify_ms = self._times.verify_ms(played.drafted + 1)
-        self._report(
-            TargetReport(_TARGET, rounds=[told], drafts=timings, verify_ms=verify_ms, verify_tokens=played.drafted + 1)
+        # Fitted times are those of the wait that a round had, so that they are all the round took.
+        context = RoundContext(wait_ms=max(played.ms - verify_ms, 0.0), round_ms=played.ms)
+        report = TargetReport(
+            _TARGET, [], [told], [], timings, verify_ms, verify_tokens=played.drafted + 1, context=context
         )
+        self._report(report)
 
     def close(self) -> None:
         """See `Chooser`."""
@@ -130,3 +163,4 @@ class SelectorChooser:
         update = self._selector.update(self._connection)
         if update is not None and self._seq in update.sequences:
             self._weights = update.sequences[self._seq].astype(np.float64)
+            self._lengths = update.lengths.get(self._seq, ())

@@ -16,7 +16,7 @@ import numpy as np
 
 from paceline.cluster.replay.choosers import Chooser
 from paceline.cluster.replay.fitted_times import FittedTimes
-from paceline.cluster.replay.length_rules import LengthRule
+from paceline.cluster.replay.length_rules import FixedLength, LengthRule
 from paceline.cluster.replay.trajectory import PlayedRound, Trajectory
 from paceline.cluster.speculation_report import PLAIN
 
@@ -72,7 +72,9 @@ class Player:
             spent_ms = 0.0
             while position < len(trajectory):
                 drafter = self._drawn(chooser, trajectory, position, outcome, chance) if position else None
-                played = self._round(number, position, drafter, lengths, trajectory)
+                learned = chooser.lengths()
+                rule = FixedLength(learned[drafter]) if learned and drafter is not None else lengths
+                played = self._round(number, position, drafter, rule, trajectory)
                 chooser.played(played)
                 if position:
                     lengths.played(number, self._name(drafter), played, self._times)
@@ -95,7 +97,9 @@ class Player:
         outcome.unscored += float(weights.sum() - known.sum())
         if known.sum() <= 0:
             return None
-        return chance.choices(range(len(known)), known.tolist())[0]
+        plain = max(1.0 - float(weights.sum()), 0.0) if chooser.lengths() else 0.0
+        drawn: int | None = chance.choices([*range(len(known)), None], [*known.tolist(), plain])[0]
+        return drawn
 
     def _round(
         self, number: int, position: int, drafter: int | None, lengths: LengthRule, trajectory: Trajectory

@@ -1,6 +1,6 @@
 """Recordings of real traffic as Parquet: the schema, the writer and the reader.
 
-Schema, version 1. One row per round, in the order of the rounds within a sequence; sequences are not interleaved.
+Schema, version 2. One row per round, in the order of the rounds within a sequence; sequences are not interleaved.
 
 | column | type | |
 |---|---|---|
@@ -17,6 +17,7 @@ Schema, version 1. One row per round, in the order of the rounds within a sequen
 | drafted, accepted | int16 | what came of it; drafted 0: the drafter had nothing to offer |
 | carried | bool | the draft was at hand from the round before |
 | weights | map of string to float | by drafter, at the choice; null: none known |
+| lengths | map of string to int | by drafter, what goes with its weight; empty: the target set it; new in version 2 |
 | gammas | map of string to list of float | by drafter, at each position that the round committed; null: not scored |
 | draft_ms | float | the drafter's answer; null: it was not asked, or did not answer |
 | wait_ms | float | until all drafts of the round were there |
@@ -36,7 +37,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +49,7 @@ import pyarrow.parquet as pq
 from paceline.actors.errors import ConfigError
 from paceline.cluster.explanation import ExplainedRound, ExplainedSequence, Explanation
 
-VERSION = 1
+VERSION = 2
 _VERSION_KEY = b"paceline_recording_version"
 _ABOUT_KEY = b"paceline_recording"
 SCHEMA = pa.schema(
@@ -68,6 +69,7 @@ SCHEMA = pa.schema(
         ("accepted", pa.int16()),
         ("carried", pa.bool_()),
         ("weights", pa.map_(pa.string(), pa.float32())),
+        ("lengths", pa.map_(pa.string(), pa.int16())),
         ("gammas", pa.map_(pa.string(), pa.list_(pa.float32()))),
         ("draft_ms", pa.float32()),
         ("wait_ms", pa.float32()),
@@ -141,6 +143,7 @@ class RecordingWriter:
             "accepted": entry.accepted,
             "carried": entry.carried,
             "weights": None if entry.weights is None else list(entry.weights.items()),
+            "lengths": list(entry.lengths.items()),
             "gammas": list(entry.gammas.items()),
             "draft_ms": entry.draft_ms,
             "wait_ms": entry.wait_ms,
@@ -170,6 +173,7 @@ class RecordedRound:
     round_ms: float
     verify_tokens: int
     sequences: int
+    lengths: dict[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -201,11 +205,12 @@ def read_recording(path: Path) -> tuple[list[RecordedSequence], dict[str, Any]]:
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]:.200})") from error
     version = metadata.get(_VERSION_KEY, b"").decode()
-    if version != str(VERSION):
+    if version not in {"1", str(VERSION)}:
         found = f"is a recording of version {version}" if version else "is no recording of paceline's"
-        raise ConfigError(f"{path}: {found}; expected version {VERSION}")
-    if not table.schema.remove_metadata().equals(SCHEMA):
-        raise ConfigError(f"{path}: its columns are not those of a recording of version {VERSION}")
+        raise ConfigError(f"{path}: {found}; expected version 1 or {VERSION}")
+    expected = pa.schema([column for column in SCHEMA if column.name != "lengths"]) if version == "1" else SCHEMA
+    if not table.schema.remove_metadata().equals(expected):
+        raise ConfigError(f"{path}: its columns are not those of a recording of version {version}")
     rows = table.to_pylist(maps_as_pydicts="strict")
     grouped = (list(group) for _, group in groupby(rows, lambda row: row["seq"]))
     return [_sequence(group) for group in grouped], json.loads(metadata[_ABOUT_KEY])
@@ -232,4 +237,4 @@ def _whole(rows: list[dict[str, Any]]) -> Iterator[RecordedRound]:
         if row["start"] != position:
             return
         position = row["committed"]
-        yield RecordedRound(**{name: row[name] for name in names})
+        yield RecordedRound(**{name: row[name] for name in names if name in row})

@@ -1,0 +1,84 @@
+"""What is known of arms, written down and taken back: priors, times, and what gammas are worth.
+
+Priors go by the ladder's lengths, so that they are not taken back where the longest draft was another; all else is.
+`selector_memory` calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from paceline.cluster.arm_ladder import ArmLadder
+from paceline.cluster.arm_learning import ArmLearning
+from paceline.cluster.learner import Floats
+from paceline.cluster.selector_state import ArmPrior, ArmsState, DrafterArms
+
+
+class ArmMemory:
+    """Writes down and takes back what `ArmLearning` knows.
+
+    Args:
+        arms: It.
+        ladder: Its lengths.
+    """
+
+    def __init__(self, arms: ArmLearning, ladder: ArmLadder) -> None:
+        self._arms = arms
+        self._lengths = list(ladder.rungs)
+        self._same = True  # whether the state that is taken back has these lengths
+
+    def state(self) -> ArmsState:
+        """All but the drafters'."""
+        return ArmsState(
+            lengths=self._lengths,
+            plain=self._prior(0),
+            positions=self._arms.prior.positions(),
+            forward_ms=self._arms.cost.verify_points(),
+        )
+
+    def drafter(self, column: int) -> DrafterArms:
+        """One drafter's."""
+        sums, positions = self._arms.acceptance(column)
+        return DrafterArms(
+            prior=self._prior(column + 1),
+            eal=sums.tolist(),
+            positions=positions,
+            truth=self._arms.truth.state(column),
+            wait_ms=self._arms.cost.wait_points(column),
+            rounds=self._arms.cost.rounds(column),
+        )
+
+    def restore(self, state: ArmsState) -> None:
+        """Take back all but the drafters'."""
+        self._same = state.lengths == self._lengths
+        self._arms.cost.restore_verify(state.forward_ms)
+        if self._same:
+            self._arms.prior.restore_positions(state.positions)
+            self._remember(0, state.plain)
+
+    def joined(self, column: int, kept: DrafterArms) -> None:
+        """A drafter came: give it what was kept of it."""
+        self._arms.cost.restore_wait(column, kept.wait_ms)
+        self._arms.cost.restore_rounds(column, kept.rounds)
+        self._arms.truth.restore(column, kept.truth)
+        if self._same:
+            self._arms.accept(column, np.array(kept.eal), kept.positions)
+            self._remember(column + 1, kept.prior)
+
+    def _prior(self, column: int) -> dict[str, ArmPrior]:
+        kept = {}
+        for route, start in self._arms.prior.memories().items():
+            if start.played is not None and start.awake is not None:
+                regret, played = start.regret[column].tolist(), start.played[column].tolist()
+                kept[route] = ArmPrior(regret=regret, played=played, awake=float(start.awake[column]))
+        return kept
+
+    def _remember(self, column: int, kept: Mapping[str, ArmPrior]) -> None:
+        known: dict[str, tuple[Floats, Floats, float]] = {
+            route: (np.array(item.regret), np.array(item.played), item.awake)
+            for route, item in kept.items()
+            if route in self._arms.prior.positions()
+        }
+        self._arms.prior.remember(column, known)
