@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 import time
@@ -31,7 +30,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import load_report
-from bench_serve import kept_rows, measured_document
+from bench_serve import measured_document
+from kept_rows import KeptRows
 from provenance import provenance
 from result_file import add_out, put
 from stream_client import drive
@@ -122,11 +122,8 @@ def measure(
     systems: list[System], levels: list[int], prompts: list[Prompt], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row per cell: a repetition of a system at a level."""
-    rows = kept_rows(options.rows)
-    for row in rows:
-        if row["asked"] != asked_for(options):
-            raise SystemExit(f"{options.rows}: holds cells of {row['asked']}; expected {asked_for(options)}")
-    done = {(row["repeat"], row["level"], row["system"]) for row in rows}
+    kept = KeptRows(options.rows, asked_for(options))
+    done = {(row["repeat"], row["level"], row["system"]) for row in kept.rows}
     tokenizer = ChatTokenizer(resolve("embedded").path)
     total = options.repeats * len(levels) * len(systems)
     ends_s = None if options.minutes is None else time.monotonic() + 60.0 * options.minutes
@@ -145,14 +142,10 @@ def measure(
                     warm_up(servers.url(server), [s for s in block if s.server == server], levels, prompts)
             for level, system in missing:
                 if ends_s is not None and time.monotonic() >= ends_s:
-                    raise SystemExit(f"{len(rows)} of {total} cells are measured; the same command goes on with them")
-                row = cell(servers.url(system.server), system, level, prompts, repeat, tokenizer, options)
-                rows.append(row)
-                if options.rows is not None:
-                    with options.rows.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
+                    raise SystemExit(f"{len(kept.rows)} of {total} cells are measured; the same command goes on")
+                kept.add(cell(servers.url(system.server), system, level, prompts, repeat, tokenizer, options))
                 bar.update()
-    return rows
+    return kept.rows
 
 
 def blocks(systems: list[System], repeats: int) -> Iterator[tuple[int, list[System]]]:
@@ -254,7 +247,6 @@ def cell(
         "repeat": repeat,
         "level": level,
         "system": system.name,
-        "asked": asked_for(options),
         "answers": count,
         "tokens": sum(answer.tokens for answer in load.answers),
         "rounds": sum(rounds) if rounds else None,

@@ -32,7 +32,8 @@ from typing import Any, Protocol
 
 import httpx
 import torch
-from bench_serve import kept_rows, measured_document, take
+from bench_serve import measured_document, take
+from kept_rows import KeptRows
 from provenance import provenance
 from result_file import add_out, put
 from rich.console import Console
@@ -199,12 +200,8 @@ def measure(
     ids = [tokenizer.apply_chat([{"role": "user", "content": prompt.text}]) for prompt in prompts]
     for system in systems * 2:  # warm-up, not counted
         system.ask(prompts[0], ids[0], options, stop_ids)
-    rows = kept_rows(options.rows)
-    asked = {"tokens_at_most": options.tokens, "temperature": options.temperature}
-    for row in rows:
-        if row["asked"] != asked:
-            raise SystemExit(f"{options.rows}: holds answers of {row['asked']}; expected {asked}")
-    done = {(row["repeat"], row["prompt"], row["system"]) for row in rows}
+    kept = KeptRows(options.rows, {"tokens_at_most": options.tokens, "temperature": options.temperature})
+    done = {(row["repeat"], row["prompt"], row["system"]) for row in kept.rows}
     with tqdm(total=options.repeats * len(prompts) * len(systems), initial=len(done), unit="answer") as bar:
         for repeat in range(options.repeats):
             for index, prompt in enumerate(prompts):
@@ -213,17 +210,12 @@ def measure(
                     if (repeat, index, system.name) in done:
                         continue
                     if ends_s is not None and time.monotonic() >= ends_s:
-                        raise SystemExit(f"{len(rows)} answers are measured; the same command goes on with them")
+                        raise SystemExit(f"{len(kept.rows)} answers are measured; the same command goes on with them")
                     time.sleep(QUIET_S)
                     answered = system.ask(prompt, ids[index], options, stop_ids)
-                    row = {"repeat": repeat, "prompt": index, "system": system.name, "asked": asked}
-                    row |= asdict(answered)
-                    rows.append(row)
-                    if options.rows is not None:
-                        with options.rows.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                    kept.add({"repeat": repeat, "prompt": index, "system": system.name, **asdict(answered)})
                     bar.update()
-    return rows
+    return kept.rows
 
 
 def report(
