@@ -110,6 +110,7 @@ class Engine:
         self._changed = threading.Condition()
         self._budget = KVBudget(model, limits.kv_tokens, limits.max_draft)
         self._waiting: deque[_Waiting] = deque()
+        self._kv_usage = 0.0  # told by the engine's thread: no other may hold caches, whose end gives blocks back
         self._preempted: deque[Sequence] = deque()  # they go before those that wait, the oldest first
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
@@ -130,7 +131,7 @@ class Engine:
     @property
     def kv_usage(self) -> float:
         """The share of `max_tokens_in_flight`, half-filled blocks included, that running sequences hold."""
-        return self._budget.usage(list(self._running))
+        return self._kv_usage
 
     def submit(self, generation: Generation, listener: Listener) -> None:
         """Queue a generation; its chunks go to `listener`, on the engine's thread.
@@ -207,6 +208,7 @@ class Engine:
         admitted = []
         with self._changed:
             while not (self._stopping or self._running or self._preempted or self._waiting):
+                self._kv_usage = self._budget.usage([])
                 self._changed.wait(_IDLE_S)
                 self._pool.usable()
             if self._stopping:
@@ -268,6 +270,7 @@ class Engine:
         batch = list(self._running)
         with span("round", sequences=len(batch)):
             chunks = speculative_round(batch, self._setup)
+        self._kv_usage = self._budget.usage(batch)
         with self._changed:
             aborted, self._aborted = self._aborted, set()
         for sequence, chunk in zip(batch, chunks, strict=True):

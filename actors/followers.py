@@ -84,7 +84,8 @@ class Followers:
         """
         if generation.drafters or generation.policy or not generation.speculate:
             return generation.drafters
-        names = list(dict.fromkeys(member.drafter for member in self._board.members() if not member.draining))
+        members = [member for member in self._board.members() if not member.draining]
+        names, up = list(dict.fromkeys(m.drafter for m in members)), {m.drafter for m in members if m.up}
         self._forget_all_but(names)
         weights = self._board.weights(seq)
         load = running.bit_length()  # 1, 2 and 3, 4 to 7, ..
@@ -96,16 +97,17 @@ class Followers:
                 kept.append(name)
             elif weights.get(name, 0.0) > 0 and self._records.get((name, load), _Record()).earns:
                 slow.append(name)
-            else:
+            elif name in up:
                 idle.append(name)
         if idle:
             next_one = min(idle, key=lambda name: self._last.get(name, -1))
             new = self._share > 0 and next_one not in self._last
-            # Nobody at all would mean all of them.
-            if new or not (kept or slow) or self._chance.random() < self._share:
+            if new or self._chance.random() < self._share:
                 slow.append(next_one)
+            elif not (kept or slow):  # nobody at all would mean all of them
+                slow.append(max(idle, key=lambda name: weights.get(name, 0.0)))
         self._last |= dict.fromkeys(slow, seq)
-        if slow:
+        if slow and generation.max_draft != 0:  # else nobody can earn anything there
             self._running[seq] = _Followed(slow, load)
         return () if len(kept) + len(slow) == len(names) else tuple(name for name in names if name in {*kept, *slow})
 
@@ -123,7 +125,7 @@ class Followers:
         for name in followed.slow:
             if name in self._last:  # it may be gone
                 record = self._records.setdefault((name, followed.load), _Record())
-                record.add(tokens, followed.accepted[name])
+                record.add(max(tokens - 1, 0), followed.accepted[name])  # nobody drafts an answer's first token
 
     def _forget_all_but(self, names: list[str]) -> None:
         """Drop who is gone: should it come back, it is new."""

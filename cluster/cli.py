@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -309,10 +310,12 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     from paceline.cluster.record_command import record
-    from paceline.cluster.stop_signals import StopSignals
 
-    with StopSignals(lambda: None):  # SIGTERM, too, ends a recording and loses none
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it, too, ends a recording and loses none
+    try:
         return record(arguments.url, arguments.output, seconds=arguments.seconds, requests=arguments.requests)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

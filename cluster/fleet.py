@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _EXPLAIN_S = 5.0
+_SAVE_S = 2.0
 _END_S = 5.0  # that a killed process may take to be gone
 
 
@@ -130,7 +131,7 @@ class Fleet:
     async def save(self) -> None:
         """Have the selector write what it learned; one that does not answer wrote it a while ago."""
         try:
-            await self._actors.call(self._selector, "save")
+            await self._actors.call(self._selector, "save", within_s=_SAVE_S)
         except (TimeoutError, NotReady, ray.exceptions.RayError) as error:
             logger.warning("the selector did not save its state: %s", cause(error))
 

@@ -42,6 +42,7 @@ from paceline.cluster.trace_document import ProcessTrace
 logger = logging.getLogger(__name__)
 
 _STATUS_S = 0.9
+_SAVE_S = 2.5  # the fleet gives the selector less
 _OVERVIEW_S = CALL_S + 0.5  # the fleet waits so long for actors that do not answer
 _RESUMES = 3
 _KINDS_S = 1.0  # that the list of drafters may be old
@@ -137,7 +138,7 @@ class RayBackend:
 
     async def save(self) -> None:
         """Have the selector write its state now, where it keeps one; a selector that is away has written it before."""
-        await _within(self._fleet.save.remote())
+        await _within(self._fleet.save.remote(), _SAVE_S)
 
     async def status(self) -> ClusterStatus:
         """Ask the target and the fleet, side by side."""

@@ -7,6 +7,7 @@ an explanation costs, and nothing on a target's path. Requests that come and go 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def record(
             try:
                 _follow(client, watch, writer, seconds, requests, console)
             except KeyboardInterrupt:
-                _take(client, watch, writer, requests, time.monotonic())
+                with suppress(NotReady):  # the cluster was stopped, too
+                    _take(client, watch, writer, requests, time.monotonic())
             about["requests_lost"] = watch.lost
     console.print(
         f"{writer.requests} requests, {writer.rounds} rounds in {output}; {watch.running} still ran; "

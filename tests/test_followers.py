@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -119,6 +120,30 @@ def test_somebody_follows_where_nobody_is_fast_or_earns_it() -> None:
     for _ in range(JUDGED):
         cluster.answer()
     assert [len(cluster.answer()) for _ in range(10)] == [1] * 10
+
+
+def test_nobody_is_bound_to_a_drafter_that_is_down() -> None:
+    cluster = Cluster(["slow 1", "slow 2"])
+    for _ in range(JUDGED):
+        cluster.answer()
+    cluster.board.list = tuple(replace(member, up=member.drafter == "slow 2") for member in cluster.board.list)
+    assert [cluster.answer() for _ in range(4)] == [{"slow 2"}] * 4
+
+
+def test_where_nobody_earns_it_the_one_with_the_most_weight_follows() -> None:
+    cluster = Cluster(["slow 1", "slow 2", "slow 3"])
+    for _ in range(JUDGED):
+        cluster.answer()
+    cluster.board.given = {"slow 1": 0.2, "slow 2": 0.5, "slow 3": 0.3}
+    assert [cluster.answer() for _ in range(4)] == [{"slow 2"}] * 4
+
+
+def test_answers_that_nobody_may_draft_for_teach_nothing() -> None:
+    cluster = Cluster(["fast", "slow"])
+    for number in range(1, 2 * JUDGED):
+        cluster.followers.choose(-number, Generation("x", (1, 2), 9, frozenset(), max_draft=0), 1)
+        cluster.followers.closed(-number, ANSWER)
+    assert cluster.answer() == {"fast", "slow"}
 
 
 def test_who_is_gone_comes_back_as_a_stranger() -> None:
