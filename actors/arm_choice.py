@@ -90,19 +90,21 @@ def draw_drafter(
     """Draw a drafter by weight among those that can be asked for this sequence; None where there is none.
 
     One whose draft is at hand is not left for another that is hardly better: its draft costs no wait. With `luck`,
-    in [0, 1), the draw is that; and what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN.
+    in [0, 1), the draw is that; and what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN
+    unless the request names its drafters.
     """
     weights: Mapping[str, float] = board.weights(sequence.seq)
     names = _askable(sequence, pool, usable)
     shares = [weights.get(name, 0.0) for name in names]
-    rest = 1.0 - sum(weights.values()) if luck is not None else 0.0
+    named = bool(sequence.generation.drafters)  # those are played, whatever is thought of them
+    rest = 1.0 - sum(weights.values()) if luck is not None and not named else 0.0
     rest = rest if rest > ROUNDING else 0.0
     if not any(shares):
         if names and rest:
             return PLAIN
-        if not names or not sequence.generation.drafters:
+        if not names or not named:
             return None
-        shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
+        shares = [1.0] * len(names)
     at_hand = sequence.carried.drafter if sequence.carried is not None else None
     if at_hand in names and weights.get(at_hand, 0.0) >= STAY * max(*shares, rest):
         return at_hand
