@@ -60,7 +60,9 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
     if (arms or resting) and setup.learned.resting(plain=not arms and bool(resting)):
         sequence, most = setup.chance.choice(resting)
         lengths, weights = setup.board.lengths(sequence.seq), setup.board.weights(sequence.seq)
-        drafter = max(_askable(sequence, setup.pool, usable), key=lambda name: weights.get(name, 0.0))
+        drafter = max(
+            _askable(sequence, setup.pool, usable), key=lambda name: (weights.get(name, 0.0), setup.chance.random())
+        )
         arms[sequence.seq] = Arm(drafter, min(lengths.get(drafter, 1), most))
     chosen = [ask.most for ask in asks] if rule is None else rule.choose(asks, len(sequences))
     return arms | {ask.seq: Arm(ask.drafter, length) for ask, length in zip(asks, chosen, strict=True) if length}

@@ -124,6 +124,15 @@ def test_a_drafter_that_the_request_names_is_played_whatever_is_thought_of_it() 
     assert chosen([running(named=("new",))], new) == {1: Arm("new", 7)}
 
 
+def test_after_many_plain_rounds_every_drafter_gets_its_turn_where_nobody_is_thought_well_of() -> None:
+    nobody, somebody = ({"a": 0.0, "b": weight, "c": 0.0} for weight in (0.0, 1e-6))
+    for weights, expected in ((nobody, {"a", "b", "c"}), (somebody, {"b"})):
+        board = set_board(weights, {"a": 1, "b": 1, "c": 1})
+        setup = set_up(board)
+        probed = [chosen([running()], board, setup) for _ in range(20 * (PROBE + 1))]
+        assert {arms[1].drafter for arms in probed if arms} == expected
+
+
 def test_what_weights_leave_to_one_is_plain_decoding() -> None:
     board = set_board({"a": 0.25, "b": 0.25}, {"a": 2, "b": 3})
 
