@@ -31,8 +31,9 @@ class Arm:
 def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collection[str]) -> dict[int, Arm]:
     """The arms of a round's sequences, by sequence id; who has none decodes plainly.
 
-    Where the selector sets lengths, an arm is drawn with its length; for other sequences, and in the first rounds,
-    which try lengths, a rule of the target's sets them. One draw serves all sequences of the round: those that would
+    Where the selector sets lengths, an arm is drawn with its length; for other sequences, for those that may not draft
+    so long, and in the first rounds, which try lengths, a rule of the target's sets them: half of a slow draft costs
+    nearly the whole wait. One draw serves all sequences of the round: those that would
     draft half of the time do so in the same rounds, and share the wait.
     """
     luck: float | None = None
@@ -52,7 +53,7 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
             setup.counts.fallbacks[NO_WEIGHTS if usable else NO_DRAFTER] += 1
         elif drafter == PLAIN:
             resting.append((sequence, most))
-        elif drafter in lengths:
+        elif lengths.get(drafter, most + 1) <= most:
             length = setup.learned.of(lengths[drafter], carried_tokens(sequence, drafter), most)
             arms[sequence.seq] = Arm(drafter, length)
         else:

@@ -17,7 +17,7 @@ from table_model import TableModel
 
 from paceline.actors.arm_choice import PLAIN, Arm, choose_arms, draw_drafter
 from paceline.actors.causal_model import Step
-from paceline.actors.draft_length import START_ROUNDS, DraftLength
+from paceline.actors.draft_length import START_ROUNDS, Ask, DraftLength
 from paceline.actors.engine import Engine, EngineLimits
 from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.generation import Generation
@@ -122,6 +122,28 @@ def test_a_drafter_that_the_request_names_is_played_whatever_is_thought_of_it() 
     new = set_board({"a": 0.0}, {"a": 4})
     new.names = ["a", "new"]
     assert chosen([running(named=("new",))], new) == {1: Arm("new", 7)}
+
+
+class OneTokenRule(DraftLength):
+    """Remembers what it was asked."""
+
+    starting = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: list[Ask] = []
+
+    def choose(self, asks: Sequence[Ask], batch: int) -> list[int]:
+        self.asks += asks
+        return [0 if ask.most == 1 else 1 for ask in asks]
+
+
+def test_where_the_selectors_length_is_too_long_the_targets_rule_decides() -> None:
+    """The request's own bound, or the end of its answer: a slow drafter may not be worth its wait any more."""
+    board, rule = set_board({"a": 1.0}, {"a": 5}), OneTokenRule()
+    arms = chosen([running(1), running(2, most=5), running(3, most=4), running(4, most=1)], board, set_up(board, rule))
+    assert arms == {1: Arm("a", 5), 2: Arm("a", 5), 3: Arm("a", 1)}
+    assert rule.asks == [Ask(3, "a", 4, 0), Ask(4, "a", 1, 0)]
 
 
 def test_after_many_plain_rounds_every_drafter_gets_its_turn_where_nobody_is_thought_well_of() -> None:
