@@ -82,7 +82,7 @@ class ArmCost:
         if report.verify_ms > 0 and report.verify_tokens > 0:
             self._verify.add(_coarse(report.verify_tokens), report.verify_ms)
             rest_ms = report.context.round_ms - report.context.wait_ms - report.verify_ms
-            self._rest.add(max(len(report.rounds), 1), max(rest_ms, 0.0))
+            self._rest.add(max(report.decoding, 1), max(rest_ms, 0.0))
 
     def played(self, row: int, column: int, asked: bool, brought: float) -> None:
         """Note a round in which a sequence's arm was a drafter's: `brought` is its share of the tokens wanted."""
@@ -141,7 +141,9 @@ class ArmCost:
         self._waits[column].restore(points)
 
 
-def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float) -> tuple[float, float]:
+def going_rate(
+    eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float, others: int = 0
+) -> tuple[float, float]:
     """What a millisecond is worth to each sequence, in tokens, and the share of the waits that one who asks pays.
 
     Args:
@@ -151,8 +153,9 @@ def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, pla
         wait_ms: Of waiting, [rows, drafters, lengths].
         asked: Share of a drafter's rounds that ask it, [rows, drafters].
         plain_ms: Of a plain round.
+        others: Sequences that decode plainly beside these, and wait with them.
     """
-    rows = len(eal)
+    rows, sequences = len(eal), len(eal) + others
     none = np.zeros((rows, 1, eal.shape[2]))
     more, wait = np.concatenate([none, more_ms], axis=1), np.concatenate([none, wait_ms], axis=1)
     ask = np.concatenate([none[:, :, 0], asked], axis=1)
@@ -163,8 +166,10 @@ def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, pla
         best = value.reshape(rows, -1).argmax(axis=1)
         arm, length = np.divmod(best, eal.shape[2])
         askers = max(float(ask[everyone, arm].sum()), 1.0)
-        taken_ms = plain_ms + more[everyone, arm, length].mean() + wait[everyone, arm, length].sum() / askers
-        rate, share = float(eal[everyone, arm, length].mean() / taken_ms), rows / askers
+        tokens = (eal[everyone, arm, length].sum() + others) / sequences
+        taken_ms = plain_ms + more[everyone, arm, length].sum() / sequences
+        taken_ms += wait[everyone, arm, length].sum() / askers
+        rate, share = float(tokens / taken_ms), sequences / askers
     return rate, share
 
 
