@@ -21,7 +21,7 @@ from paceline.actors.prompt_sketch import BITS
 from paceline.cluster.learner import Floats
 
 FORMAT = "paceline selector state"
-VERSION = 1
+VERSION = 2
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Points = list[tuple[float, float]]  # work, milliseconds
@@ -121,7 +121,7 @@ class SelectorState(_Document):
     """All of it. `positions` are what each prior is worth, by route, the longest unused first; "" is the cluster."""
 
     format: Literal["paceline selector state"] = "paceline selector state"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     policy: str
     drafters: dict[str, DrafterState]
     positions: dict[str, Amount]
@@ -148,11 +148,23 @@ def read_state(path: Path) -> SelectorState | None:
     if isinstance(version, int) and version > VERSION:
         raise NewerState(f"{path}: version {version}; this version of paceline reads up to {VERSION}")
     try:
-        return SelectorState.model_validate(document)
+        return SelectorState.model_validate(_without_arms(document) if version == 1 else document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BrokenState(f"{path}: is no selector's state ({field}: {first['msg']})") from error
+
+
+def _without_arms(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of version 1 as one of this: what that tells of arms is left out, since it does not say of a drafter
+    which lengths they have."""
+    drafters = document.get("drafters")
+    if isinstance(drafters, dict):
+        drafters = {
+            name: {field: value for field, value in item.items() if field != "arms"} if isinstance(item, dict) else item
+            for name, item in drafters.items()
+        }
+    return document | {"version": VERSION, "arms": None, "drafters": drafters}
 
 
 def write_state(path: Path, state: SelectorState) -> None:
