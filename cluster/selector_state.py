@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paceline.actors.errors import ConfigError
 from paceline.actors.prompt_sketch import BITS
@@ -73,20 +73,40 @@ class ArmPrior(_Document):
     awake: Amount
 
 
+def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
+    """See that each prior is of all lengths.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for route, prior in priors.items():
+        if {len(prior.regret), len(prior.played)} != {len(lengths)}:
+            raise ValueError(f"expected the prior of route {route!r} to be of {len(lengths)} lengths")
+
+
 class DrafterArms(_Document):
     """One drafter, where the selector sets lengths.
 
+    `lengths` are those that priors and `eal` are of: a drafter that has not come for long may have others than the rest.
     `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`; `truth` is
     how often each depth was right and how often it was foretold to be; `wait_ms` by tokens; `rounds` are counts of
     rounds, of those that asked, and of shares brought.
     """
 
+    lengths: list[Count]
     prior: dict[str, ArmPrior]
     eal: list[Amount]
     positions: Amount
     truth: list[tuple[Amount, Amount]]
     wait_ms: Points
     rounds: tuple[Amount, Amount, Amount]
+
+    @model_validator(mode="after")
+    def _of_all_lengths(self) -> DrafterArms:
+        if len(self.eal) != len(self.lengths):
+            raise ValueError(f"expected an EAL for each of {len(self.lengths)} lengths, got {len(self.eal)}")
+        _check_priors(self.prior, self.lengths)
+        return self
 
 
 class ArmsState(_Document):
@@ -97,6 +117,11 @@ class ArmsState(_Document):
     plain: dict[str, ArmPrior]
     positions: dict[str, Amount]
     forward_ms: Points
+
+    @model_validator(mode="after")
+    def _of_all_lengths(self) -> ArmsState:
+        _check_priors(self.plain, self.lengths)
+        return self
 
 
 class DrafterState(_Document):

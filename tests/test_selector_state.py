@@ -215,6 +215,50 @@ def test_a_life_that_does_not_learn_about_arms_keeps_what_is_known_of_them(tmp_p
     }
 
 
+@pytest.mark.parametrize("most", [6, 7])
+def test_a_drafter_that_was_away_while_lengths_changed_begins_anew(most: int) -> None:
+    """Its priors are of other lengths than the rest of the state's: of fewer, or, which is no better, of as many."""
+    old = Life("a", "b", lengths="learned", most=5)
+    old.traffic(1, {"a": 0.5, "b": 0.9})
+    state = old.selector.state()
+    between = Life(lengths="learned", most=most)
+    between.selector.restore(state)
+    between.join("a")
+    between.traffic(2, {"a": 0.5})
+    written = between.selector.state()
+    assert written.drafters["b"].arms == state.drafters["b"].arms
+    later = Life(lengths="learned", most=most)
+    later.selector.restore(written)
+    later.join("a", "b", "new")
+    came = later.selector.state().drafters
+    ours = {name: item.arms for name, item in came.items()}
+    assert ours["a"] is not None
+    assert ours["b"] is not None
+    assert ours["new"] is not None
+    assert written.drafters["a"].arms is not None
+    assert (ours["a"].eal, ours["a"].positions) == (
+        written.drafters["a"].arms.eal,
+        written.drafters["a"].arms.positions,
+    )
+    assert (ours["b"].eal, ours["b"].positions) == (ours["new"].eal, 0.0)
+    assert ours["b"].lengths == ours["a"].lengths
+    assert came["b"].gamma == old.selector.state().drafters["b"].gamma, "all else is taken back"
+
+
+@pytest.mark.parametrize(("field", "value"), [("lengths", [1, 2]), ("eal", [1.0]), ("prior", None)])
+def test_arms_of_other_lengths_than_they_say_are_broken(tmp_path: Path, field: str, value: object) -> None:
+    life = Life("a", lengths="learned")
+    life.traffic(1, {"a": 0.5})
+    path = tmp_path / "state.json"
+    write_state(path, life.selector.state())
+    document = json.loads(path.read_text())
+    arms = document["drafters"]["a"]["arms"]
+    arms[field] = {"": arms["prior"][""] | {"regret": [1.0]}} if value is None else value
+    path.write_text(json.dumps(document))
+    with pytest.raises(BrokenState, match=r"drafters\.a\.arms: .*lengths"):
+        read_state(path)
+
+
 def test_the_first_version_is_read_but_for_its_arms(tmp_path: Path) -> None:
     life = Life("a", "b", lengths="learned")
     life.traffic(1, {"a": 0.5, "b": 0.9})
