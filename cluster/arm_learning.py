@@ -161,7 +161,8 @@ class ArmLearning:
             available: Drafters that they may use now, [rows, drafters].
             others: Sequences that decode plainly beside them.
         """
-        prices = self.cost.prices(max(len(rows), 1) + others)
+        askers = max(len(rows), 1)
+        prices = self.cost.prices(askers + others, askers)
         if prices is None or self._config.loss == "eal" or not len(available.T):
             return
         crowd = self._crowd_sum / np.maximum(self._crowd_count, 1e-9)[:, None]

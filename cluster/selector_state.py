@@ -89,8 +89,8 @@ class DrafterArms(_Document):
 
     `lengths` are those that priors and `eal` are of: a drafter that has not come for long may have others than the rest.
     `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`; `truth` is
-    how often each depth was right and how often it was foretold to be; `wait_ms` by tokens; `rounds` are counts of
-    rounds, of those that asked, and of shares brought.
+    how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
+    asked, and then by tokens; `rounds` are counts of rounds, of those that asked, and of shares brought.
     """
 
     lengths: list[Count]
@@ -98,7 +98,7 @@ class DrafterArms(_Document):
     eal: list[Amount]
     positions: Amount
     truth: list[tuple[Amount, Amount]]
-    wait_ms: Points
+    wait_ms: dict[Count, Points]
     rounds: tuple[Amount, Amount, Amount]
 
     @model_validator(mode="after")

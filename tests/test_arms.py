@@ -159,18 +159,44 @@ def test_the_costs_of_unmeasured_work_are_hopeful_and_the_measured_ones_right() 
     cost = ArmCost(4, np.array([1, 3, 7]))
     cost.join()
     cost.join()
-    assert cost.prices(1) is None
+    assert cost.prices(1, 1) is None
     for _ in range(4):
         for positions in (8, 16):
             cost.measured(
                 [(0, DraftTiming("a", 1, 7, 3.0))],
                 TargetReport("t", verify_ms=10.0 + positions, verify_tokens=positions),
             )
-    prices = cost.prices(2)
+    prices = cost.prices(2, 2)
     assert prices is not None
     assert prices.more_ms[-1] == pytest.approx(26.0 - 18.0 * 2 / 8)  # 16 positions were measured, 2 were not
     assert prices.wait_ms[0].tolist() == pytest.approx([3.0 / 7, 9.0 / 7, 3.0])
     assert prices.wait_ms[1].tolist() == prices.wait_ms[0].tolist(), "never timed: as fast as the fastest"
+
+
+def test_a_draft_for_many_says_little_of_one_for_one() -> None:
+    cost = ArmCost(4, np.array([1, 4]))
+    cost.join()
+    for _ in range(4):
+        for length in (1, 4):
+            timing = DraftTiming("a", 8, length, 40.0 * length)
+            cost.measured([(0, timing)], TargetReport("t", verify_ms=10.0, verify_tokens=16))
+
+    def waits(askers: int) -> list[float]:
+        prices = cost.prices(16, askers)
+        assert prices is not None
+        return prices.wait_ms[0].tolist()
+
+    assert waits(8) == waits(13) == waits(16) == pytest.approx([40.0, 160.0])
+    assert waits(1) == pytest.approx([5.0, 20.0]), "hopeful, and so it is tried"
+    for _ in range(4):
+        for length in (1, 4):
+            cost.measured([(0, DraftTiming("a", 1, length, 12.0 * length))], TargetReport("t"))
+    assert waits(1) == waits(7) == pytest.approx([12.0, 48.0])
+    assert waits(8) == pytest.approx([40.0, 160.0])
+    again = ArmCost(4, np.array([1, 4]))
+    again.join()
+    again.restore_wait(0, cost.wait_points(0))
+    assert again.wait_points(0) == cost.wait_points(0)
 
 
 def test_weights_move_with_the_load_at_the_next_update_and_back() -> None:
