@@ -31,8 +31,9 @@ class Arm:
 def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collection[str]) -> dict[int, Arm]:
     """The arms of a round's sequences, by sequence id; who has none decodes plainly.
 
-    Where the selector sets lengths, an arm is drawn with its length; for other sequences, and in the first rounds,
-    which try lengths, a rule of the target's sets them. One draw serves all sequences of the round: those that would
+    Where the selector sets lengths, an arm is drawn with its length; for other sequences, for those that may not draft
+    so long, and in the first rounds, which try lengths, a rule of the target's sets them: half of a slow draft costs
+    nearly the whole wait. One draw serves all sequences of the round: those that would
     draft half of the time do so in the same rounds, and share the wait.
     """
     luck: float | None = None
@@ -52,7 +53,7 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
             setup.counts.fallbacks[NO_WEIGHTS if usable else NO_DRAFTER] += 1
         elif drafter == PLAIN:
             resting.append((sequence, most))
-        elif drafter in lengths:
+        elif lengths.get(drafter, most + 1) <= most:
             length = setup.learned.of(lengths[drafter], carried_tokens(sequence, drafter), most)
             arms[sequence.seq] = Arm(drafter, length)
         else:
@@ -60,7 +61,9 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
     if (arms or resting) and setup.learned.resting(plain=not arms and bool(resting)):
         sequence, most = setup.chance.choice(resting)
         lengths, weights = setup.board.lengths(sequence.seq), setup.board.weights(sequence.seq)
-        drafter = max(_askable(sequence, setup.pool, usable), key=lambda name: weights.get(name, 0.0))
+        drafter = max(
+            _askable(sequence, setup.pool, usable), key=lambda name: (weights.get(name, 0.0), setup.chance.random())
+        )
         arms[sequence.seq] = Arm(drafter, min(lengths.get(drafter, 1), most))
     chosen = [ask.most for ask in asks] if rule is None else rule.choose(asks, len(sequences))
     return arms | {ask.seq: Arm(ask.drafter, length) for ask, length in zip(asks, chosen, strict=True) if length}
@@ -90,19 +93,21 @@ def draw_drafter(
     """Draw a drafter by weight among those that can be asked for this sequence; None where there is none.
 
     One whose draft is at hand is not left for another that is hardly better: its draft costs no wait. With `luck`,
-    in [0, 1), the draw is that; and what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN.
+    in [0, 1), the draw is that; and what is missing from the weights to 1 is plain decoding's, which is drawn as PLAIN
+    unless the request names its drafters.
     """
     weights: Mapping[str, float] = board.weights(sequence.seq)
     names = _askable(sequence, pool, usable)
     shares = [weights.get(name, 0.0) for name in names]
-    rest = 1.0 - sum(weights.values()) if luck is not None else 0.0
+    named = bool(sequence.generation.drafters)  # those are played, whatever is thought of them
+    rest = 1.0 - sum(weights.values()) if luck is not None and not named else 0.0
     rest = rest if rest > ROUNDING else 0.0
     if not any(shares):
         if names and rest:
             return PLAIN
-        if not names or not sequence.generation.drafters:
+        if not names or not named:
             return None
-        shares = [1.0] * len(names)  # drafters that the request names are played, whatever is thought of them
+        shares = [1.0] * len(names)
     at_hand = sequence.carried.drafter if sequence.carried is not None else None
     if at_hand in names and weights.get(at_hand, 0.0) >= STAY * max(*shares, rest):
         return at_hand

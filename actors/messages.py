@@ -257,6 +257,12 @@ class TargetReport:
     verify_tokens: int = 0
     context: RoundContext = RoundContext()
 
+    @property
+    def decoding(self) -> int:
+        """Sequences in the forward, also those that no round is told of: each has a position beside its draft's. Means
+        nothing where prompts were run in it, or no forward (`verify_ms` 0)."""
+        return self.verify_tokens - sum(played.drafted for played in self.rounds)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsUpdate:

@@ -10,14 +10,18 @@ A millisecond is worth rho tokens: what the sequences of the target make of it, 
 price, EAL - rho cost. The price and the arms follow from one another; a few rounds of taking one from the other find
 both (Dinkelbach 1967), beginning with everybody asking: who drops out leaves the wait to the others.
 
+A drafter's time is known by tokens, and apart from that by how many sequences asked at once, in octaves. Tokens of all of
+them together would not do: where a drafter steps through the tokens for all at once, eight sequences with a token each
+are one step, and one sequence with eight tokens eight.
+
 What was not measured yet, or not for long, is taken to cost little, and so is tried and measured: a forward of fewer
-positions than any measured is thought to be shorter in proportion, a drafter that was never timed as fast as the
-fastest. `arm_learning` keeps one; times come from `TargetReport`.
+positions than any measured is thought to be shorter in proportion, so is a draft for fewer sequences, one for more takes
+no longer, and a drafter that was never timed is as fast as the fastest. `arm_learning` keeps one; times come from `TargetReport`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +65,13 @@ class ArmCost:
         self._lengths = lengths
         self._verify = CostCurve(AMOUNTS, LASTING)
         self._rest = CostCurve()
-        self._waits: list[CostCurve] = []
+        self._waits: list[dict[int, CostCurve]] = []  # by the octave of sequences that asked
         self._crowd: Floats = np.zeros((0, 3))  # rounds, those that had to ask, and shares of wanted tokens brought
         self._own: Floats = np.zeros((max_sequences, 0, 3))
 
     def join(self) -> None:
         """A new drafter takes the next column."""
-        self._waits.append(CostCurve(AMOUNTS, LASTING))
+        self._waits.append({})
         self._crowd = np.vstack([self._crowd, [[HOPE_ROUNDS, HOPE_ROUNDS, HOPE * HOPE_ROUNDS]]])
         self._own = np.concatenate([self._own, np.zeros((len(self._own), 1, 3))], axis=1)
 
@@ -78,11 +82,11 @@ class ArmCost:
     def measured(self, timings: Sequence[tuple[int, DraftTiming]], report: TargetReport) -> None:
         """Note one round: (column, timing) of each drafter that drafted, and the target's times."""
         for column, timing in timings:
-            self._waits[column].add(timing.length, timing.draft_ms)
+            self._wait(column, timing.sequences).add(timing.length, timing.draft_ms)
         if report.verify_ms > 0 and report.verify_tokens > 0:
             self._verify.add(_coarse(report.verify_tokens), report.verify_ms)
             rest_ms = report.context.round_ms - report.context.wait_ms - report.verify_ms
-            self._rest.add(max(len(report.rounds), 1), max(rest_ms, 0.0))
+            self._rest.add(max(report.decoding, 1), max(rest_ms, 0.0))
 
     def played(self, row: int, column: int, asked: bool, brought: float) -> None:
         """Note a round in which a sequence's arm was a drafter's: `brought` is its share of the tokens wanted."""
@@ -90,12 +94,16 @@ class ArmCost:
             counts *= memory
             counts += (1.0, asked, brought)
 
-    def prices(self, sequences: int) -> Prices | None:
-        """Times where so many sequences run; None while no forward has been measured."""
+    def _wait(self, column: int, sequences: int) -> CostCurve:
+        return self._waits[column].setdefault(_octave(sequences), CostCurve(AMOUNTS, LASTING))
+
+    def prices(self, sequences: int, askers: int) -> Prices | None:
+        """Times where so many sequences run, of which so many may draft; None while no forward has been measured."""
         if not self._verify.points[0]:
             return None
         verify = _times(self._verify, sequences * (1.0 + np.concatenate([[0.0], self._lengths])))
-        waits = np.array([_times(curve, self._lengths) for curve in self._waits]).reshape(-1, len(self._lengths))
+        waits = np.array([_waits(curves, askers, self._lengths) for curves in self._waits])
+        waits = waits.reshape(-1, len(self._lengths))
         known = ~np.isnan(waits[:, :1])
         fastest = np.where(known, waits, np.inf).min(axis=0, initial=np.inf)
         waits = np.where(known, waits, np.where(np.isfinite(fastest), fastest, 0.0))
@@ -118,9 +126,9 @@ class ArmCost:
         """What is known of the target's forward: positions and milliseconds."""
         return _pairs(self._verify)
 
-    def wait_points(self, column: int) -> list[tuple[float, float]]:
-        """What is known of a drafter: tokens and milliseconds."""
-        return _pairs(self._waits[column])
+    def wait_points(self, column: int) -> dict[int, list[tuple[float, float]]]:
+        """What is known of a drafter, by sequences that asked: tokens and milliseconds."""
+        return {sequences: _pairs(curve) for sequences, curve in self._waits[column].items()}
 
     def rounds(self, column: int) -> tuple[float, float, float]:
         """A drafter's rounds over all sequences, those that asked, and the shares of wanted tokens brought."""
@@ -136,12 +144,15 @@ class ArmCost:
         """Go on from another life's fit of the target."""
         self._verify.restore(points)
 
-    def restore_wait(self, column: int, points: Sequence[tuple[float, float]]) -> None:
+    def restore_wait(self, column: int, points: Mapping[int, Sequence[tuple[float, float]]]) -> None:
         """Go on from another life's fit of a drafter."""
-        self._waits[column].restore(points)
+        for sequences, curve in points.items():
+            self._wait(column, sequences).restore(curve)
 
 
-def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float) -> tuple[float, float]:
+def going_rate(
+    eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float, others: int = 0
+) -> tuple[float, float]:
     """What a millisecond is worth to each sequence, in tokens, and the share of the waits that one who asks pays.
 
     Args:
@@ -151,8 +162,9 @@ def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, pla
         wait_ms: Of waiting, [rows, drafters, lengths].
         asked: Share of a drafter's rounds that ask it, [rows, drafters].
         plain_ms: Of a plain round.
+        others: Sequences that decode plainly beside these, and wait with them.
     """
-    rows = len(eal)
+    rows, sequences = len(eal), len(eal) + others
     none = np.zeros((rows, 1, eal.shape[2]))
     more, wait = np.concatenate([none, more_ms], axis=1), np.concatenate([none, wait_ms], axis=1)
     ask = np.concatenate([none[:, :, 0], asked], axis=1)
@@ -163,8 +175,10 @@ def going_rate(eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, pla
         best = value.reshape(rows, -1).argmax(axis=1)
         arm, length = np.divmod(best, eal.shape[2])
         askers = max(float(ask[everyone, arm].sum()), 1.0)
-        taken_ms = plain_ms + more[everyone, arm, length].mean() + wait[everyone, arm, length].sum() / askers
-        rate, share = float(eal[everyone, arm, length].mean() / taken_ms), rows / askers
+        tokens = (eal[everyone, arm, length].sum() + others) / sequences
+        taken_ms = plain_ms + more[everyone, arm, length].sum() / sequences
+        taken_ms += wait[everyone, arm, length].sum() / askers
+        rate, share = float(tokens / taken_ms), sequences / askers
     return rate, share
 
 
@@ -180,6 +194,20 @@ def _times(curve: CostCurve, work: npt.NDArray[Any]) -> Floats:
     below = np.minimum(work / amounts[0], 1.0)
     result: Floats = below * np.interp(work, amounts, times) + slope * beyond
     return result
+
+
+def _waits(curves: Mapping[int, CostCurve], askers: int, lengths: Rows) -> Floats:
+    """Milliseconds of drafts for so many sequences; NaN before the first measurement."""
+    known = [sequences for sequences, curve in curves.items() if curve.points[0]]
+    if not known:
+        return np.full(len(lengths), np.nan)
+    nearest = max((sequences for sequences in known if sequences <= askers), default=min(known))
+    return _times(curves[nearest], lengths) * min(askers / nearest, 1.0)
+
+
+def _octave(sequences: int) -> int:
+    """The numbers of sequences that are told apart: 1, 2, 4, 8 and so on; each stands for those up to the next."""
+    return 1 << (max(sequences, 1).bit_length() - 1)
 
 
 def _coarse(work: int) -> int:

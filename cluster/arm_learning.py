@@ -153,14 +153,16 @@ class ArmLearning:
         for row, forecast in zip(rows.tolist(), forecasts, strict=True):
             self._soon[row], self._soon_count[row], self._fade[row] = forecast.eal, forecast.counts, forecast.fade
 
-    def price(self, rows: Rows, available: Bools) -> None:
+    def price(self, rows: Rows, available: Bools, others: int) -> None:
         """Take the costs of this moment for sequences that run together, and for one that would begin now.
 
         Args:
             rows: All sequences of one target, [rows].
             available: Drafters that they may use now, [rows, drafters].
+            others: Sequences that decode plainly beside them.
         """
-        prices = self.cost.prices(max(len(rows), 1))
+        askers = max(len(rows), 1)
+        prices = self.cost.prices(askers + others, askers)
         if prices is None or self._config.loss == "eal" or not len(available.T):
             return
         crowd = self._crowd_sum / np.maximum(self._crowd_count, 1e-9)[:, None]
@@ -170,7 +172,8 @@ class ArmLearning:
         else:
             more, wait, asked = self.cost.extra(prices, None)
             eal = crowd[None]
-        rate, share = going_rate(self._ladder.arms(eal, np.ones(len(eal))), more, wait, asked, prices.plain_ms)
+        tokens = self._ladder.arms(eal, np.ones(len(eal)))
+        rate, share = going_rate(tokens, more, wait, asked, prices.plain_ms, others)
         if len(rows):
             self._known[rows, 1:] = self._part(rate * (more + share * wait))
         more, wait, _ = self.cost.extra(prices, None)

@@ -1,6 +1,7 @@
 """What is known of arms, written down and taken back: priors, times, and what gammas are worth.
 
-Priors go by the ladder's lengths, so that they are not taken back where the longest draft was another; all else is.
+Priors and EALs go by the ladder's lengths, so that they are not taken back where the longest draft was another; all
+else is. Each drafter tells its own lengths: one that has not come since keeps those of the life that knew it.
 `selector_memory` calls it.
 """
 
@@ -27,7 +28,6 @@ class ArmMemory:
     def __init__(self, arms: ArmLearning, ladder: ArmLadder) -> None:
         self._arms = arms
         self._lengths = list(ladder.rungs)
-        self._same = True  # whether the state that is taken back has these lengths
 
     def state(self) -> ArmsState:
         """All but the drafters'."""
@@ -42,6 +42,7 @@ class ArmMemory:
         """One drafter's."""
         sums, positions = self._arms.acceptance(column)
         return DrafterArms(
+            lengths=self._lengths,
             prior=self._prior(column + 1),
             eal=sums.tolist(),
             positions=positions,
@@ -52,9 +53,8 @@ class ArmMemory:
 
     def restore(self, state: ArmsState) -> None:
         """Take back all but the drafters'."""
-        self._same = state.lengths == self._lengths
         self._arms.cost.restore_verify(state.forward_ms)
-        if self._same:
+        if state.lengths == self._lengths:
             self._arms.prior.restore_positions(state.positions)
             self._remember(0, state.plain)
 
@@ -63,7 +63,7 @@ class ArmMemory:
         self._arms.cost.restore_wait(column, kept.wait_ms)
         self._arms.cost.restore_rounds(column, kept.rounds)
         self._arms.truth.restore(column, kept.truth)
-        if self._same:
+        if kept.lengths == self._lengths:
             self._arms.accept(column, np.array(kept.eal), kept.positions)
             self._remember(column + 1, kept.prior)
 

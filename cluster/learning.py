@@ -139,10 +139,11 @@ class Learning:
             if self._arms is None:
                 self.policy.learn(rows, losses, allowed)
 
-    def price(self, rows: Rows, available: Bools) -> None:
-        """Take the costs of this moment: `rows` are all sequences of one target, `available` [rows, drafters]."""
+    def price(self, rows: Rows, available: Bools, others: int) -> None:
+        """Take the costs of this moment: `rows` are all sequences of one target that are known, `available`
+        [rows, drafters], and so many `others` decode there plainly."""
         if self._arms is not None:
-            self._arms.price(rows, available)
+            self._arms.price(rows, available, others)
 
     def hear(self, rows: Rows, rings: Sequence[GammaRing]) -> None:
         """Take what sequences' rings know of positions that are not released."""

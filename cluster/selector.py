@@ -183,6 +183,7 @@ class Selector:
             elif timing.length > 0:
                 timings.append((column, timing))
         self._learning.measured(timings, report)
+        self._connections[connection].reported(report, self._sequences)
         outcomes: list[tuple[int, int, int, int]] = []  # row, column, drafted, accepted
         for played in report.rounds:
             due = self._played(played, outcomes)
@@ -222,7 +223,7 @@ class Selector:
         if self._learning.joint:
             running = self._rows(waiting.running)
             self._learning.hear(rows, rings)
-            self._learning.price(running, self._access.available(running))
+            self._learning.price(running, self._access.available(running), waiting.others)
         choice = self._learning.choice(rows, rings, self._access.available(rows), self._access.allowed(rows))
         begin = self._learning.begin(self._access.new)
         self._updates += 1

@@ -1,7 +1,7 @@
 """What of a selector is written down and taken back: statistics, fitted times and priors, matched by drafters' names.
 
 A drafter that the state names and that has not come (yet) is kept as it was, and written down again: it may be added
-back in a month. `Selector` holds one.
+back in a month. So is what is known of arms, where the target sets lengths. `Selector` holds one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from paceline.cluster.arm_memory import ArmMemory
 from paceline.cluster.drafter_tally import DrafterTally
 from paceline.cluster.prompt_predictor import PromptPredictor
 from paceline.cluster.round_cost import RoundCost
-from paceline.cluster.selector_state import DrafterState, SelectorState, packed, unpacked
+from paceline.cluster.selector_state import ArmsState, DrafterArms, DrafterState, SelectorState, packed, unpacked
 from paceline.cluster.shared_prior import SharedPrior
 
 
@@ -32,13 +32,16 @@ class SelectorMemory:
         self._cost = cost
         self._predictor = predictor
         self._kept: dict[str, DrafterState] = {}  # of drafters that have not come
+        self._kept_arms: tuple[ArmsState | None, dict[str, DrafterArms]] = (None, {})  # where nobody learns about arms
 
     def restore(self, state: SelectorState) -> None:
         """Take a state over, before any drafter has come: each gets its own when it does."""
         self._kept = dict(state.drafters)
         self._prior.restore_positions(state.positions)
         self._cost.restore_verify(state.verify_ms, state.loads)
-        if self._arms is not None and state.arms is not None:
+        if self._arms is None:
+            self._kept_arms = state.arms, {name: kept.arms for name, kept in state.drafters.items() if kept.arms}
+        elif state.arms is not None:
             self._arms.restore(state.arms)
 
     def joined(self, drafter: str, column: int, tally: DrafterTally) -> None:
@@ -63,6 +66,7 @@ class SelectorMemory:
     ) -> SelectorState:
         """Everything as it is now."""
         regrets = self._prior.regrets()
+        arms, arms_of = self._kept_arms
         drafters = dict(self._kept)
         for column, (name, tally) in enumerate(zip(names, tallies, strict=True)):
             drafters[name] = DrafterState(
@@ -75,7 +79,7 @@ class SelectorMemory:
                 draft_ms=self._cost.draft_points(column),
                 regret={route: float(row[column]) for route, row in regrets.items()},
                 prompts=packed(self._predictor.coefficients[column]),
-                arms=None if self._arms is None else self._arms.drafter(column),
+                arms=arms_of.get(name) if self._arms is None else self._arms.drafter(column),
             )
         verify_ms, loads = self._cost.verify_points()
         return SelectorState(
@@ -85,5 +89,5 @@ class SelectorMemory:
             verify_ms=verify_ms,
             loads=loads,
             plain_rounds=plain_rounds,
-            arms=None if self._arms is None else self._arms.state(),
+            arms=arms if self._arms is None else self._arms.state(),
         )

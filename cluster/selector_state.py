@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paceline.actors.errors import ConfigError
 from paceline.actors.prompt_sketch import BITS
 from paceline.cluster.learner import Floats
 
 FORMAT = "paceline selector state"
-VERSION = 1
+VERSION = 2
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Points = list[tuple[float, float]]  # work, milliseconds
@@ -73,20 +73,40 @@ class ArmPrior(_Document):
     awake: Amount
 
 
+def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
+    """See that each prior is of all lengths.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for route, prior in priors.items():
+        if {len(prior.regret), len(prior.played)} != {len(lengths)}:
+            raise ValueError(f"expected the prior of route {route!r} to be of {len(lengths)} lengths")
+
+
 class DrafterArms(_Document):
     """One drafter, where the selector sets lengths.
 
+    `lengths` are those that priors and `eal` are of: a drafter that has not come for long may have others than the rest.
     `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`; `truth` is
-    how often each depth was right and how often it was foretold to be; `wait_ms` by tokens; `rounds` are counts of
-    rounds, of those that asked, and of shares brought.
+    how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
+    asked, and then by tokens; `rounds` are counts of rounds, of those that asked, and of shares brought.
     """
 
+    lengths: list[Count]
     prior: dict[str, ArmPrior]
     eal: list[Amount]
     positions: Amount
     truth: list[tuple[Amount, Amount]]
-    wait_ms: Points
+    wait_ms: dict[Count, Points]
     rounds: tuple[Amount, Amount, Amount]
+
+    @model_validator(mode="after")
+    def _of_all_lengths(self) -> DrafterArms:
+        if len(self.eal) != len(self.lengths):
+            raise ValueError(f"expected an EAL for each of {len(self.lengths)} lengths, got {len(self.eal)}")
+        _check_priors(self.prior, self.lengths)
+        return self
 
 
 class ArmsState(_Document):
@@ -97,6 +117,11 @@ class ArmsState(_Document):
     plain: dict[str, ArmPrior]
     positions: dict[str, Amount]
     forward_ms: Points
+
+    @model_validator(mode="after")
+    def _of_all_lengths(self) -> ArmsState:
+        _check_priors(self.plain, self.lengths)
+        return self
 
 
 class DrafterState(_Document):
@@ -121,7 +146,7 @@ class SelectorState(_Document):
     """All of it. `positions` are what each prior is worth, by route, the longest unused first; "" is the cluster."""
 
     format: Literal["paceline selector state"] = "paceline selector state"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     policy: str
     drafters: dict[str, DrafterState]
     positions: dict[str, Amount]
@@ -148,11 +173,23 @@ def read_state(path: Path) -> SelectorState | None:
     if isinstance(version, int) and version > VERSION:
         raise NewerState(f"{path}: version {version}; this version of paceline reads up to {VERSION}")
     try:
-        return SelectorState.model_validate(document)
+        return SelectorState.model_validate(_without_arms(document) if version == 1 else document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BrokenState(f"{path}: is no selector's state ({field}: {first['msg']})") from error
+
+
+def _without_arms(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of version 1 as one of this: what that tells of arms is left out, since it does not say of a drafter
+    which lengths they have."""
+    drafters = document.get("drafters")
+    if isinstance(drafters, dict):
+        drafters = {
+            name: {field: value for field, value in item.items() if field != "arms"} if isinstance(item, dict) else item
+            for name, item in drafters.items()
+        }
+    return document | {"version": VERSION, "arms": None, "drafters": drafters}
 
 
 def write_state(path: Path, state: SelectorState) -> None:

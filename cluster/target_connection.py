@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
+
+from paceline.actors.messages import TargetReport
 
 
 @dataclass(slots=True)
@@ -14,6 +17,12 @@ class TargetConnection:
     dropped: dict[int, None] = field(default_factory=dict)  # sequences that lost their learner
     members: bool = True  # not told of the present members
     running: dict[int, None] = field(default_factory=dict)  # its sequences
+    others: int = 0  # sequences that decoded beside them in its newest round: plain requests are not announced
+
+    def reported(self, report: TargetReport, known: Container[int]) -> None:
+        """A round was played, or something else is told."""
+        if report.verify_ms > 0:
+            self.others = max(report.decoding - sum(played.seq in known for played in report.rounds), 0)
 
     def began(self, seq: int, everyone: bool) -> None:
         """A sequence began, or is announced again here; with `everyone`, all sequences' weights change with the

@@ -59,15 +59,17 @@ class Target:
     def report(self, **news: object) -> None:
         self.selector.report(self.connection, TargetReport("t", **news))  # type: ignore[arg-type]
 
-    def round(self, gammas: dict[str, float], length: int, drafter: str, wait_ms: float = 1.0) -> None:
-        """All sequences draft so many tokens, of which one fewer comes true at most."""
+    def round(
+        self, gammas: dict[str, float], length: int, drafter: str, wait_ms: float = 1.0, others: int = 0
+    ) -> None:
+        """All sequences draft so many tokens, of which one fewer comes true at most; others decode plainly."""
         rounds, accepted = [], max(length - 1, 0)
         for seq, start in self.committed.items():
             for name, gamma in gammas.items():
                 self.selector.scores(name, [Score(seq, start, np.full(accepted + 1, gamma, dtype=np.float32))])
             self.committed[seq] = start + accepted + 1
             rounds.append(SequenceRound(seq, start + accepted + 1, drafter if length else "", length, accepted, length))
-        positions = len(rounds) * (1 + length)
+        positions = len(rounds) * (1 + length) + others
         verify_ms = self.base_ms + self.position_ms * positions
         drafts = [DraftTiming(drafter, len(rounds), length, wait_ms)] if length else []
         context = RoundContext(wait_ms * bool(length), verify_ms + wait_ms * bool(length))
@@ -157,18 +159,44 @@ def test_the_costs_of_unmeasured_work_are_hopeful_and_the_measured_ones_right() 
     cost = ArmCost(4, np.array([1, 3, 7]))
     cost.join()
     cost.join()
-    assert cost.prices(1) is None
+    assert cost.prices(1, 1) is None
     for _ in range(4):
         for positions in (8, 16):
             cost.measured(
                 [(0, DraftTiming("a", 1, 7, 3.0))],
                 TargetReport("t", verify_ms=10.0 + positions, verify_tokens=positions),
             )
-    prices = cost.prices(2)
+    prices = cost.prices(2, 2)
     assert prices is not None
     assert prices.more_ms[-1] == pytest.approx(26.0 - 18.0 * 2 / 8)  # 16 positions were measured, 2 were not
     assert prices.wait_ms[0].tolist() == pytest.approx([3.0 / 7, 9.0 / 7, 3.0])
     assert prices.wait_ms[1].tolist() == prices.wait_ms[0].tolist(), "never timed: as fast as the fastest"
+
+
+def test_a_draft_for_many_says_little_of_one_for_one() -> None:
+    cost = ArmCost(4, np.array([1, 4]))
+    cost.join()
+    for _ in range(4):
+        for length in (1, 4):
+            timing = DraftTiming("a", 8, length, 40.0 * length)
+            cost.measured([(0, timing)], TargetReport("t", verify_ms=10.0, verify_tokens=16))
+
+    def waits(askers: int) -> list[float]:
+        prices = cost.prices(16, askers)
+        assert prices is not None
+        return prices.wait_ms[0].tolist()
+
+    assert waits(8) == waits(13) == waits(16) == pytest.approx([40.0, 160.0])
+    assert waits(1) == pytest.approx([5.0, 20.0]), "hopeful, and so it is tried"
+    for _ in range(4):
+        for length in (1, 4):
+            cost.measured([(0, DraftTiming("a", 1, length, 12.0 * length))], TargetReport("t"))
+    assert waits(1) == waits(7) == pytest.approx([12.0, 48.0])
+    assert waits(8) == pytest.approx([40.0, 160.0])
+    again = ArmCost(4, np.array([1, 4]))
+    again.join()
+    again.restore_wait(0, cost.wait_points(0))
+    assert again.wait_points(0) == cost.wait_points(0)
 
 
 def test_weights_move_with_the_load_at_the_next_update_and_back() -> None:
@@ -186,6 +214,37 @@ def test_weights_move_with_the_load_at_the_next_update_and_back() -> None:
     assert busy * short < 0.5 * weight * length
     target.close(*range(2, 41))
     assert target.arm(1, "a") == (pytest.approx(weight, abs=1e-3), length)
+
+
+def test_sequences_that_are_not_announced_count_as_load() -> None:
+    """Plain requests: each has its position in every forward, and waits for every draft. They are forgotten when
+    reports tell of fewer."""
+    weights = []
+    for others in (0, 39):
+        target = Target("a", position_ms=1.0, base_ms=30.0)
+        target.open(1)
+        for number in range(60):
+            target.round({"a": 0.6}, (4, 0, 6, 1, 2)[number % 5], "a")
+        weight, length = target.arm(1, "a")
+        target.round({"a": 0.6}, 2, "a", others=others)
+        busy, short = target.arm(1, "a")
+        target.round({"a": 0.6}, 2, "a")
+        free, again = target.arm(1, "a")
+        weights.append(busy)
+        assert weight > 0.8
+        assert (free, again) == (pytest.approx(weight, abs=0.05), length)
+        if others:
+            assert busy * short < 0.5 * weight * length
+    assert weights[1] < weights[0]
+
+
+def test_who_decodes_plainly_beside_shares_the_wait_and_makes_a_token() -> None:
+    more, wait, asked = np.full((2, 1, 1), 1.0), np.full((2, 1, 1), 6.0), np.ones((2, 1))
+    eal = np.ones((2, 2, 1))
+    eal[:, 1] = 3.0
+    rate, share = going_rate(eal, more, wait, asked, 20.0, others=2)
+    assert rate == pytest.approx((2 * 3.0 + 2) / 4 / (20.0 + 1.0 / 2 + 6.0))
+    assert share == 2.0, "two of four ask"
 
 
 def test_where_drafting_is_dear_it_is_off_and_comes_back_by_itself_when_texts_repeat() -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ import torch
 from engine_rig import LIMITS, EvenBoard, GuessHost, Outcome
 from table_model import TableModel
 
-from paceline.actors.arm_choice import PLAIN, draw_drafter
+from paceline.actors.arm_choice import PLAIN, Arm, choose_arms, draw_drafter
 from paceline.actors.causal_model import Step
-from paceline.actors.draft_length import START_ROUNDS
+from paceline.actors.draft_length import START_ROUNDS, Ask, DraftLength
 from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.generation import Generation
 from paceline.actors.held_weights import HeldWeights
 from paceline.actors.learned_length import PROBE, STRETCH, LearnedLength
@@ -73,19 +76,90 @@ def test_after_many_plain_rounds_somebody_drafts() -> None:
     assert not learned.resting(False)
 
 
+class EverywherePool:
+    def serves(self, drafter: str, seq: int) -> bool:
+        return True
+
+
+def set_board(weights: Mapping[str, float], lengths: Mapping[str, int]) -> SetBoard:
+    board = SetBoard(list(weights))
+    board.given, board.set_lengths = weights, lengths
+    return board
+
+
+def running(seq: int = 1, most: int = 7, named: tuple[str, ...] = ()) -> Any:
+    """A sequence that may draft so many tokens."""
+    generation = Generation(f"r{seq}", (1, 2), 400, frozenset(), drafters=named)
+    return SimpleNamespace(
+        seq=seq, drafters=named, carried=None, generation=generation, draft_limit=lambda max_draft: min(most, max_draft)
+    )
+
+
+def chosen(sequences: list[Any], board: SetBoard, setup: Any = None) -> dict[int, Arm]:
+    """The arms of one round."""
+    return choose_arms(sequences, setup or set_up(board), board.names)
+
+
+def set_up(board: SetBoard, rule: DraftLength | None = None, seed: int = 1) -> Any:
+    return SimpleNamespace(
+        board=board,
+        pool=EverywherePool(),
+        lengths=rule,
+        learned=LearnedLength(),
+        max_draft=7,
+        chance=Random(seed),
+        counts=EngineCounts(),
+    )
+
+
+def test_a_drafter_that_the_request_names_is_played_whatever_is_thought_of_it() -> None:
+    """With its length, or as the target's rule says where the selector does not know it."""
+    for weight in (0.0, 0.01):
+        board = set_board({"a": weight, "b": 0.0}, {"a": 4, "b": 2})
+        for name, length in (("a", 4), ("b", 2)):
+            assert chosen([running(named=(name,))], board) == {1: Arm(name, length)}
+    assert chosen([running()], set_board({"a": 0.0, "b": 0.0}, {"a": 4, "b": 2})) == {}
+    new = set_board({"a": 0.0}, {"a": 4})
+    new.names = ["a", "new"]
+    assert chosen([running(named=("new",))], new) == {1: Arm("new", 7)}
+
+
+class OneTokenRule(DraftLength):
+    """Remembers what it was asked."""
+
+    starting = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: list[Ask] = []
+
+    def choose(self, asks: Sequence[Ask], batch: int) -> list[int]:
+        self.asks += asks
+        return [0 if ask.most == 1 else 1 for ask in asks]
+
+
+def test_where_the_selectors_length_is_too_long_the_targets_rule_decides() -> None:
+    """The request's own bound, or the end of its answer: a slow drafter may not be worth its wait any more."""
+    board, rule = set_board({"a": 1.0}, {"a": 5}), OneTokenRule()
+    arms = chosen([running(1), running(2, most=5), running(3, most=4), running(4, most=1)], board, set_up(board, rule))
+    assert arms == {1: Arm("a", 5), 2: Arm("a", 5), 3: Arm("a", 1)}
+    assert rule.asks == [Ask(3, "a", 4, 0), Ask(4, "a", 1, 0)]
+
+
+def test_after_many_plain_rounds_every_drafter_gets_its_turn_where_nobody_is_thought_well_of() -> None:
+    nobody, somebody = ({"a": 0.0, "b": weight, "c": 0.0} for weight in (0.0, 1e-6))
+    for weights, expected in ((nobody, {"a", "b", "c"}), (somebody, {"b"})):
+        board = set_board(weights, {"a": 1, "b": 1, "c": 1})
+        setup = set_up(board)
+        probed = [chosen([running()], board, setup) for _ in range(20 * (PROBE + 1))]
+        assert {arms[1].drafter for arms in probed if arms} == expected
+
+
 def test_what_weights_leave_to_one_is_plain_decoding() -> None:
-    class Running:
-        seq, drafters, carried = 1, (), None
-
-    class Pool:
-        def serves(self, drafter: str, seq: int) -> bool:
-            return True
-
-    board = SetBoard(["a", "b"])
-    board.given, board.set_lengths = {"a": 0.25, "b": 0.25}, {"a": 2, "b": 3}
+    board = set_board({"a": 0.25, "b": 0.25}, {"a": 2, "b": 3})
 
     def drawn(luck: float | None) -> str | None:
-        return draw_drafter(Running(), board, Pool(), ["a", "b"], Random(1), luck)  # type: ignore[arg-type]
+        return draw_drafter(running(), board, EverywherePool(), ["a", "b"], Random(1), luck)  # type: ignore[arg-type]
 
     assert [drawn(luck) for luck in (0.0, 0.24, 0.26, 0.49, 0.51, 0.999)] == ["a", "a", "b", "b", PLAIN, PLAIN]
     assert {drawn(None) for _ in range(20)} <= {"a", "b"}, "elsewhere weights are among drafters alone"

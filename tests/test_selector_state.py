@@ -6,6 +6,7 @@ import json
 import logging
 import stat
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,9 +34,12 @@ K, C = 4, 3
 class Life:
     """One life of a selector, with two targets."""
 
-    def __init__(self, *drafters: str, **settings: object) -> None:
+    def __init__(
+        self, *drafters: str, lengths: Literal["measured", "learned"] = "measured", most: int = K, **settings: object
+    ) -> None:
         config = SelectorConfig.model_validate({"loss": "eal", **settings})
-        self.selector = Selector(config, SpeculationConfig(max_draft=K, catch_up_tokens=C), 1.0, lambda: 0.0)
+        speculation = SpeculationConfig(max_draft=most, catch_up_tokens=C, draft_length=lengths)
+        self.selector = Selector(config, speculation, 1.0, lambda: 0.0)
         self.join(*drafters)
         self.targets = [self.selector.connect("t0"), self.selector.connect("t1")]
 
@@ -62,7 +66,8 @@ class Life:
                 self.selector.scores(name, [Score(seq, start, np.full(3, gamma, dtype=np.float32))])
             told = SequenceRound(seq, start + 3, "a", K, 2)
             timing = [DraftTiming("a", 1, K, 2.0)]
-            self.selector.report(connection, TargetReport("t", rounds=[told], drafts=timing, verify_ms=20.0))
+            news = TargetReport("t", rounds=[told], drafts=timing, verify_ms=20.0, verify_tokens=K + 1)
+            self.selector.report(connection, news)
         self.selector.report(connection, TargetReport("t", closed=[seq]))
 
     def start(self, seq: int, route: str = "", target: int = 0) -> dict[str, float]:
@@ -190,6 +195,88 @@ def test_what_is_learned_under_a_policy_that_learns_nothing_is_kept() -> None:
     assert later.selector.state() == life.selector.state()
 
 
+def test_a_life_that_does_not_learn_about_arms_keeps_what_is_known_of_them(tmp_path: Path) -> None:
+    learned = Life("a", "b", "c", lengths="learned")
+    learned.traffic(1, {"a": 0.5, "b": 0.9})
+    path = tmp_path / "state.json"
+    write_state(path, learned.selector.state())
+    state = read_state(path)
+    assert state is not None
+    assert state.arms is not None
+    measured = Life()
+    measured.selector.restore(state)
+    measured.join("b", "a", "new")
+    measured.traffic(2, {"a": 0.7})
+    later = measured.selector.state()
+    assert later.arms == state.arms
+    assert {name: item.arms for name, item in later.drafters.items()} == {
+        **{name: item.arms for name, item in state.drafters.items()},
+        "new": None,
+    }
+
+
+@pytest.mark.parametrize("most", [6, 7])
+def test_a_drafter_that_was_away_while_lengths_changed_begins_anew(most: int) -> None:
+    """Its priors are of other lengths than the rest of the state's: of fewer, or, which is no better, of as many."""
+    old = Life("a", "b", lengths="learned", most=5)
+    old.traffic(1, {"a": 0.5, "b": 0.9})
+    state = old.selector.state()
+    between = Life(lengths="learned", most=most)
+    between.selector.restore(state)
+    between.join("a")
+    between.traffic(2, {"a": 0.5})
+    written = between.selector.state()
+    assert written.drafters["b"].arms == state.drafters["b"].arms
+    later = Life(lengths="learned", most=most)
+    later.selector.restore(written)
+    later.join("a", "b", "new")
+    came = later.selector.state().drafters
+    ours = {name: item.arms for name, item in came.items()}
+    assert ours["a"] is not None
+    assert ours["b"] is not None
+    assert ours["new"] is not None
+    assert written.drafters["a"].arms is not None
+    assert (ours["a"].eal, ours["a"].positions) == (
+        written.drafters["a"].arms.eal,
+        written.drafters["a"].arms.positions,
+    )
+    assert (ours["b"].eal, ours["b"].positions) == (ours["new"].eal, 0.0)
+    assert ours["b"].lengths == ours["a"].lengths
+    assert came["b"].gamma == old.selector.state().drafters["b"].gamma, "all else is taken back"
+
+
+@pytest.mark.parametrize(("field", "value"), [("lengths", [1, 2]), ("eal", [1.0]), ("prior", None)])
+def test_arms_of_other_lengths_than_they_say_are_broken(tmp_path: Path, field: str, value: object) -> None:
+    life = Life("a", lengths="learned")
+    life.traffic(1, {"a": 0.5})
+    path = tmp_path / "state.json"
+    write_state(path, life.selector.state())
+    document = json.loads(path.read_text())
+    arms = document["drafters"]["a"]["arms"]
+    arms[field] = {"": arms["prior"][""] | {"regret": [1.0]}} if value is None else value
+    path.write_text(json.dumps(document))
+    with pytest.raises(BrokenState, match=r"drafters\.a\.arms: .*lengths"):
+        read_state(path)
+
+
+def test_the_first_version_is_read_but_for_its_arms(tmp_path: Path) -> None:
+    life = Life("a", "b", lengths="learned")
+    life.traffic(1, {"a": 0.5, "b": 0.9})
+    path = tmp_path / "state.json"
+    state = life.selector.state()
+    write_state(path, state)
+    assert read_state(path) == state
+    document = json.loads(path.read_text())
+    assert document["version"] == 2
+    path.write_text(json.dumps(document | {"version": 1}))
+    drafters = {name: item.model_copy(update={"arms": None}) for name, item in state.drafters.items()}
+    assert read_state(path) == state.model_copy(update={"arms": None, "drafters": drafters})
+    for kept in (document, *document["drafters"].values()):
+        del kept["arms"]
+    path.write_text(json.dumps(document | {"version": 1}))
+    assert read_state(path) == state.model_copy(update={"arms": None, "drafters": drafters}), "without the field, too"
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "no json", "[]", "{}", '{"format": "paceline selector state"}', '{"format": "other", "version": 2}', "\xff"],
@@ -248,9 +335,9 @@ def test_a_broken_file_is_put_aside_with_a_warning(tmp_path: Path, caplog: pytes
 
 def test_a_newer_file_is_neither_read_nor_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "state.json"
-    content = '{"format": "paceline selector state", "version": 2, "more": true}'
+    content = '{"format": "paceline selector state", "version": 3, "more": true}'
     path.write_text(content)
-    with pytest.raises(NewerState, match="version 2"):
+    with pytest.raises(NewerState, match="version 3"):
         read_state(path)
     kept = keeper(Life("a"), path)
     kept.start()
