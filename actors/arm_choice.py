@@ -33,8 +33,8 @@ def choose_arms(sequences: Collection[Sequence], setup: Setup, usable: Collectio
 
     Where the selector sets lengths, an arm is drawn with its length; for other sequences, for those that may not draft
     so long, and in the first rounds, which try lengths, a rule of the target's sets them: half of a slow draft costs
-    nearly the whole wait. One draw serves all sequences of the round: those that would
-    draft half of the time do so in the same rounds, and share the wait.
+    nearly the whole wait. One draw serves all sequences of the round: those that would draft half of the time do so in
+    the same rounds, and share the wait.
     """
     luck: float | None = None
     asks: list[Ask] = []

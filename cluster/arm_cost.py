@@ -10,13 +10,14 @@ A millisecond is worth rho tokens: what the sequences of the target make of it, 
 price, EAL - rho cost. The price and the arms follow from one another; a few rounds of taking one from the other find
 both (Dinkelbach 1967), beginning with everybody asking: who drops out leaves the wait to the others.
 
-A drafter's time is known by tokens, and apart from that by how many sequences asked at once, in octaves. Tokens of all of
-them together would not do: where a drafter steps through the tokens for all at once, eight sequences with a token each
-are one step, and one sequence with eight tokens eight.
+A drafter's time is known by tokens, and apart from that by how many sequences asked at once, in octaves. Tokens of all
+of them together would not do: where a drafter steps through the tokens for all at once, eight sequences with a token
+each are one step, and one sequence with eight tokens eight.
 
 What was not measured yet, or not for long, is taken to cost little, and so is tried and measured: a forward of fewer
-positions than any measured is thought to be shorter in proportion, so is a draft for fewer sequences, one for more takes
-no longer, and a drafter that was never timed is as fast as the fastest. `arm_learning` keeps one; times come from `TargetReport`.
+positions than any measured is thought to be shorter in proportion, and so is a draft for fewer sequences; one for more
+is thought to take no longer, and a drafter that was never timed to be as fast as the fastest. `arm_learning` keeps one;
+times come from `TargetReport`.
 """
 
 from __future__ import annotations

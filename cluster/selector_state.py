@@ -87,9 +87,9 @@ def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
 class DrafterArms(_Document):
     """One drafter, where the selector sets lengths.
 
-    `lengths` are those that priors and `eal` are of: a drafter that has not come for long may have others than the rest.
-    `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`; `truth` is
-    how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
+    `lengths` are those that `prior` and `eal` are of: a drafter that has not come for long may have others than the
+    rest. `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`;
+    `truth` is how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
     asked, and then by tokens; `rounds` are counts of rounds, of those that asked, and of shares brought.
     """
 

@@ -238,6 +238,24 @@ def test_sequences_that_are_not_announced_count_as_load() -> None:
     assert weights[1] < weights[0]
 
 
+def test_the_time_around_a_forward_is_that_of_all_sequences_in_it() -> None:
+    """Here 5 ms of one, 8 of four, of which only one drafts."""
+    cost = ArmCost(4, np.array([1, 3]))
+    cost.join()
+    for _ in range(4):
+        for sequences, rest_ms in ((1, 5.0), (4, 8.0)):
+            told = SequenceRound(1, 12, "a", 3, 1, 3)
+            context = RoundContext(2.0, 2.0 + 10.0 + rest_ms)
+            news = TargetReport("t", rounds=[told], verify_ms=10.0, verify_tokens=sequences + 3, context=context)
+            assert news.decoding == sequences
+            cost.measured([], news)
+    alone, busy = cost.prices(1, 1), cost.prices(4, 1)
+    assert alone is not None
+    assert busy is not None
+    assert busy.plain_ms == pytest.approx(18.0)
+    assert alone.plain_ms == pytest.approx(10.0 / 4 + 5.0)
+
+
 def test_who_decodes_plainly_beside_shares_the_wait_and_makes_a_token() -> None:
     more, wait, asked = np.full((2, 1, 1), 1.0), np.full((2, 1, 1), 6.0), np.ones((2, 1))
     eal = np.ones((2, 2, 1))
