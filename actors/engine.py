@@ -291,6 +291,7 @@ class Engine:
         with self._changed:
             (self._running if sequence in self._running else self._preempted).remove(sequence)
             self._departures.note()
+        self._kv_usage = self._budget.usage(self._running)
         if sequence.generation.speculate:
             self._pool.close(sequence.seq)
             self._board.closed(sequence.seq)

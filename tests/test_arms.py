@@ -59,9 +59,7 @@ class Target:
     def report(self, **news: object) -> None:
         self.selector.report(self.connection, TargetReport("t", **news))  # type: ignore[arg-type]
 
-    def round(
-        self, gammas: dict[str, float], length: int, drafter: str, wait_ms: float = 1.0, others: int = 0
-    ) -> None:
+    def round(self, gammas: dict[str, float], length: int, drafter: str, wait_ms: float = 1.0, others: int = 0) -> None:
         """All sequences draft so many tokens, of which one fewer comes true at most; others decode plainly."""
         rounds, accepted = [], max(length - 1, 0)
         for seq, start in self.committed.items():
