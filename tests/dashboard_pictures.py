@@ -5,7 +5,7 @@ PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/i
 
 First the playground answers a few prompts, and the answer in which most drafters had a part is kept; then two clients
 stream the prompts of the first ride, sampled so that no answer is an earlier one's, while the live page watches. With
-`--watch` whoever uses the cluster makes the traffic. Pictures are kept with 256 colours, a third of their size.
+`--watch` whoever uses the cluster makes the traffic.
 """
 
 from __future__ import annotations
@@ -69,8 +69,11 @@ def playground(browser: Browser, url: str, folder: Path) -> None:
         if (count := browser.evaluate(_DRAFTERS)) > most:
             most = count
             browser.evaluate("document.activeElement.blur()")
+            # As high as the page: where it is scrolled, its header would stand in the picture's middle.
+            browser.resize(1440, max(900, browser.evaluate("document.documentElement.scrollHeight")))
             browser.hover(f".round:nth-child({browser.evaluate(_LONGEST) + 1}) .token")
             keep(browser, folder / "playground.png", whole=True)
+            browser.resize(1440, 900)
 
 
 def watch(browser: Browser, url: str, path: Path, seconds: float) -> None:
@@ -84,16 +87,9 @@ def watch(browser: Browser, url: str, path: Path, seconds: float) -> None:
 
 
 def keep(browser: Browser, path: Path, *, whole: bool = False) -> None:
-    """A picture of what is seen, or of the whole page.
-
-    The 256 colours are the most frequent ones: those that a quantizer chooses may leave out a drafter's.
-    """
+    """A picture of what is seen, or of the whole page, in all its colours: fewer would leave out a drafter's."""
     browser.screenshot(path, whole=whole)
-    picture = Image.open(path).convert("RGB")
-    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[:256]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([part for _, colour in counted for part in colour])
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
 
 
 def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
