@@ -304,7 +304,8 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class DrafterStatistics:
-    """What the selector knows of one drafter: `gamma` and `eal` are discounted means, 0 where nothing was scored."""
+    """What the selector knows of one drafter: `gamma` and `eal` (tokens of a round, had it drafted
+    alone) are discounted means, 0 where nothing was scored."""
 
     drafter: str
     scored: int = 0  # positions

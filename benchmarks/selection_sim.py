@@ -1,8 +1,9 @@
 """Selection alone, simulated: drafters that guess each position with a set chance, and the selector's own policies.
 
 Greedy chains: every gamma is 0 or 1, so the accepted length from a position is what a draft there would bring. All runs
-are one batch of sequences. As in the cluster a policy hears of the round it played at once, of scores when a window is
-committed, and of losses after a fixed delay. `bench_selection` and `tests/test_regret.py` call it.
+are one batch of sequences. As in the cluster a policy hears of the round it played at once, and of losses after a fixed
+delay: of each position and drafter, whether a round of its own would begin there. `bench_selection` and
+`tests/test_regret.py` call it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from paceline.cluster.config import SelectorConfig
 from paceline.cluster.learner import Pending
 from paceline.cluster.policy import build_one
 from paceline.cluster.policy_base import Played, Policy
+from paceline.cluster.round_cost import ROUND
 from paceline.cluster.shared_prior import SharedPrior
 
 MAX_DRAFT = 7
 BEST, OTHERS, SPREAD = 0.88, 0.62, 0.03
 LAG = 8  # tokens that a drafter which is not chosen may lag: the shipped `speculation.catch_up_tokens`
-SHIPPED_DELAY = 2 * MAX_DRAFT + LAG
+SHIPPED_DELAY = MAX_DRAFT + LAG
 BIN = 16  # tokens
 
 Floats = npt.NDArray[np.float64]
@@ -35,8 +37,14 @@ class Streams:
 
     hits: npt.NDArray[np.bool_]  # [runs, positions, drafters]: whether it guesses the token
     length: npt.NDArray[np.float32]  # [runs, positions, drafters]: tokens of a round from there, bonus included
+    starts: npt.NDArray[np.float32]  # [runs, positions, drafters]: whether a round of its own would begin there
     best: Rows  # [runs, positions]: the drafter with the highest chance
     tokens: int
+
+    @classmethod
+    def of(cls, hits: npt.NDArray[np.bool_], best: Rows, tokens: int) -> Streams:
+        """All that follows from what is guessed."""
+        return cls(hits, round_lengths(hits), round_starts(hits), best, tokens)
 
 
 def draw_streams(runs: int, tokens: int, drafters: int, seed: int = 0, segments: int = 1) -> Streams:
@@ -50,7 +58,7 @@ def draw_streams(runs: int, tokens: int, drafters: int, seed: int = 0, segments:
     best = order[:, segment % drafters]  # [runs, positions]
     chance = np.where(best[:, :, None] == np.arange(drafters), BEST, rates)
     hits = random.random(chance.shape, dtype=np.float32) < chance
-    return Streams(hits, round_lengths(hits), best, tokens)
+    return Streams.of(hits, best, tokens)
 
 
 def round_lengths(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
@@ -62,6 +70,16 @@ def round_lengths(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
         alive &= hits[:, ahead : ahead + kept]
         length += alive
     return length
+
+
+def round_starts(hits: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Where rounds begin, had a drafter played alone from the first position on."""
+    starts = np.zeros(hits.shape, dtype=np.float32)
+    age = np.zeros((len(hits), hits.shape[2]), dtype=np.int8)
+    for at in range(hits.shape[1]):
+        starts[:, at] = age == 0
+        age = np.where(hits[:, at] & (age < MAX_DRAFT), age + 1, 0).astype(np.int8)
+    return starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +163,18 @@ def play(
         policy: Its rows are the runs.
         delay: Token-time between a position and the release of its loss.
         burst: Losses are held back until the token-time is a multiple of this.
-        hints: Whether complete windows that are not released are told as `Pending`.
+        hints: Whether committed positions that are not released are told as `Pending`.
         seed: Of the draws by weight.
     """
     runs, drafters = len(streams.hits), streams.hits.shape[2]
     random = np.random.default_rng([seed, 1])
     state = _Runs(streams)
     released = np.zeros(runs, dtype=np.intp)
+    discount = getattr(policy, "discount", 1.0)
     learns, judges = (getattr(type(policy), name) is not getattr(Policy, name) for name in ("learn", "judged"))
     while len(rows := state.live()):
         everyone = np.ones((len(rows), drafters), dtype=np.bool_)
-        pending = pending_losses(streams, rows, released[rows], state.at[rows]) if hints and learns else None
+        pending = pending_losses(streams, rows, released[rows], state.at[rows], discount) if hints and learns else None
         weights = policy.weights(rows, everyone, pending)
         chosen = (weights.cumsum(axis=1) <= random.random((len(rows), 1))).sum(axis=1)
         columns = np.minimum(chosen, drafters - 1)
@@ -170,25 +189,17 @@ def play(
     return state.outcome()
 
 
-def pending_losses(streams: Streams, rows: Rows, released: Rows, at: Rows) -> Pending:
-    """What `GammaRing.pending` tells of positions that are committed but not released: their mean loss, where what is
-    missing of a window is filled with the mean gamma."""
+def pending_losses(streams: Streams, rows: Rows, released: Rows, at: Rows, discount: float) -> Pending:
+    """What `GammaRing.pending` tells of positions that are not released, up to the first that is not committed: their
+    mean loss."""
     counts = at - released
-    longest = int(counts.max(initial=0))
-    where = released[:, None] + np.arange(longest + MAX_DRAFT - 1)  # [rows, positions]
-    known = (where < at[:, None])[:, :, None]
-    hits = streams.hits[rows[:, None], np.minimum(where, streams.hits.shape[1] - 1)]
-    mean = np.where(known, hits, 0).sum(axis=1, keepdims=True) / np.maximum(counts, 1)[:, None, None]
-    gammas = np.where(known, hits, mean).astype(np.float32)
-    length = np.ones((len(rows), longest, gammas.shape[2]), dtype=np.float32)
-    alive = np.ones_like(length)
-    for ahead in range(MAX_DRAFT):
-        alive *= gammas[:, ahead : ahead + longest]
-        length += alive
-    total = np.where(known[:, :longest], length, 0.0).sum(axis=1)
-    some = counts[:, None] > 0
-    losses = np.where(some, 1.0 - total / np.maximum(counts, 1)[:, None] / (MAX_DRAFT + 1), np.nan)
-    return Pending(losses, np.broadcast_to(counts[:, None], losses.shape).astype(np.float64))
+    ahead = np.arange(int(counts.max(initial=0)) + 1)
+    where = np.minimum(released[:, None] + ahead, streams.starts.shape[1] - 1)  # [rows, positions]
+    left = counts[:, None] - 1 - ahead
+    weights = np.where((left >= -1) & (counts[:, None] > 0), discount ** np.maximum(left, 0.0), 0.0)[:, :, None]
+    total, heard = (weights * streams.starts[rows[:, None], where]).sum(axis=1), weights.sum(axis=1)
+    losses = np.where(heard > 0, ROUND * total / np.maximum(heard, 1e-9), np.nan)
+    return Pending(losses, np.broadcast_to(heard, losses.shape), discount**counts)
 
 
 def _release(streams: Streams, policy: Policy, rows: Rows, released: Rows, due: Rows) -> None:
@@ -196,6 +207,6 @@ def _release(streams: Streams, policy: Policy, rows: Rows, released: Rows, due: 
     drafters = streams.hits.shape[2]
     while (ready := released[rows] < due).any():
         mine = rows[ready]
-        losses = 1.0 - streams.length[mine, released[mine]].astype(np.float64) / (MAX_DRAFT + 1)
+        losses = ROUND * streams.starts[mine, released[mine]].astype(np.float64)
         policy.learn(mine, losses, np.ones((len(mine), drafters), dtype=np.bool_))
         released[mine] += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paceline.cluster.learner import Bools, Floats, Known, Learner, Rows, Start, normalised
+from paceline.cluster.learner import Bools, Floats, Learner, Prices, Rows, Start, normalised
 
 
 class AdaNormalHedge(Learner):
@@ -19,8 +19,8 @@ class AdaNormalHedge(Learner):
     awake. A sequence starts from what others taught by taking their weights as its prior, instead of their regrets.
     """
 
-    def __init__(self, learners: int, discount: float, options: int = 1, known: Known | None = None) -> None:
-        super().__init__(learners, discount, options, known)
+    def __init__(self, learners: int, discount: float, options: int = 1, prices: Prices | None = None) -> None:
+        super().__init__(learners, discount, options, prices)
         self._prior: Floats = np.ones((learners, 0))  # relative: 1 is a drafter of which nothing is thought
 
     def join(self) -> None:

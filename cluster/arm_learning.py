@@ -1,15 +1,21 @@
 """One learner for drafter, draft length and off: arms are (drafter, length), and plain decoding.
 
-Acceptance is what has to be learned, and full information teaches it for all arms at once: the same gammas tell what
-every drafter would have brought at every length. Cost is known (`arm_cost`), and changes at once when the load does.
-The loss is linear in both,
+Acceptance is what has to be learned, and full information teaches it for all arms at once: the same gammas tell how
+many rounds every drafter would have needed at every length. What a round costs is known (`arm_cost`), and changes at
+once when the load does. The loss is the time that the arm alone would take,
 
-    loss = ((K + 1 - EAL) + min(rho cost, K + 1)) / (2 (K + 1)),
+    loss(t) = 3 u(t) (tau + x) / tau,
 
-so the learners book the part in EAL only and add the part in cost, at the load of the moment, whenever weights are made
+u(t) being the chance that a round of the arm's own begins at position t (`round_chain`), x the time by which it makes a
+round longer than plain decoding, and tau what a round without it is worth to the sequence: alone, the time of a plain
+round. The learners book u only, and the rest is its price, at the load of the moment, whenever weights are made
 (`learner`). A batch that grows from one sequence to eight thus moves weight to short drafts or to plain decoding with
 the next update, not after the 33 positions that a learner remembers; and since drafters go on being scored while
 nobody drafts, it comes back in the same way.
+
+With others in the batch, tau follows from the rate rho of tokens per millisecond that all make together: the arm that
+maximises tokens - rho x is right for all (`going_rate`), so that with v the best of these, 1 = u (v + rho x) for the
+best arm and less for no arm; tau is v / rho.
 
 Drafters are drawn by weight; each is played with the one length that is best for it so far. `learning` keeps one where
 `speculation.draft_length` is `learned`.
@@ -25,13 +31,14 @@ from paceline.cluster.arm_cost import ArmCost, going_rate
 from paceline.cluster.arm_ladder import ArmLadder
 from paceline.cluster.config import SelectorConfig
 from paceline.cluster.draft_truth import DraftTruth
-from paceline.cluster.gamma_ring import Forecast, Released
+from paceline.cluster.gamma_ring import Forecast
 from paceline.cluster.learned_policy import LearnedPolicy
 from paceline.cluster.learner import Bools, Floats, Pending, Rows, summed
 from paceline.cluster.policy import FULL_INFORMATION
+from paceline.cluster.round_cost import ROUND
 from paceline.cluster.shared_prior import SharedPrior
 
-RATE_START = 8.0  # rounds that the cluster's EAL counts for in a new sequence
+RATE_START = 8.0  # positions that the cluster's rounds count for in a new sequence
 HOPE = 0.7  # acceptance of a drafter of which nothing is known
 HOPE_POSITIONS = 4.0  # that this counts for
 
@@ -48,28 +55,26 @@ class ArmLearning:
         rows, lengths = config.max_sequences, len(ladder)
         self._config = config
         self._ladder = ladder
-        self._most = ladder.rungs[-1] + 1
         self.cost = ArmCost(rows, ladder.lengths)
         self.truth = DraftTruth(ladder.rungs[-1])
-        self._known: Floats = np.zeros((rows, 1, lengths))  # rho cost / 2 (K + 1), of every arm now
-        self._known_new: Floats = np.zeros((1, 1, lengths))  # the same of a sequence that begins
-        self._sum: Floats = np.zeros((rows, 0, lengths))
+        self._price: Floats = np.full((rows, 1, lengths), ROUND)  # of every arm's rounds, now
+        self._price_new: Floats = np.full((1, 1, lengths), ROUND)  # the same of a sequence that begins
+        self._sum: Floats = np.zeros((rows, 0, lengths))  # rounds by arm, and the positions of which that is
         self._count: Floats = np.zeros((rows, 0))
-        self._soon: Floats = np.zeros((rows, 0, lengths))  # of positions that are not released: mean EAL,
+        self._soon: Floats = np.zeros((rows, 0, lengths))  # of positions that are not released: mean u,
         self._soon_count: Floats = np.zeros((rows, 0))  # how many, and what is left of what was before them
         self._fade: Floats = np.ones(rows)
         self._crowd_sum: Floats = np.zeros((0, lengths))
         self._crowd_count: Floats = np.zeros(0)
-        self.prior = SharedPrior(config.prior_memory, lengths, lambda rows: self._known_new[np.zeros_like(rows)])
+        self.prior = SharedPrior(config.prior_memory, lengths, lambda rows: self._price_new[np.zeros_like(rows)])
         self._policies: dict[str, LearnedPolicy] = {}
         self._of_row: list[LearnedPolicy | None] = [None] * rows
         self._columns = 1  # plain decoding is the first
         self.prior.join()
-        self.prior.remember(0, {"": (np.zeros(lengths), self._even(HOPE_POSITIONS), HOPE_POSITIONS)})
+        hoped = np.full(lengths, HOPE_POSITIONS)  # plain decoding was played, a round for each token
+        self.prior.restore_positions({}, {"": HOPE_POSITIONS})
+        self.prior.remember(0, {"": (hoped, hoped, HOPE_POSITIONS)})
         self._policy(config.policy if config.policy in FULL_INFORMATION else next(iter(FULL_INFORMATION)))
-
-    def _even(self, amount: float) -> Floats:
-        return np.full(len(self._ladder), amount / len(self._ladder))
 
     def join(self) -> None:
         """A new drafter takes the next column. What is hoped of it lets it begin with drafts of a fair length."""
@@ -78,25 +83,26 @@ class ArmLearning:
         self.truth.join()
         self._columns += 1
         wide = np.zeros((len(self._count), 1, lengths))
-        self._known, self._sum = np.concatenate([self._known, wide], axis=1), np.concatenate([self._sum, wide], axis=1)
-        self._known_new = np.concatenate([self._known_new, wide[:1]], axis=1)
+        self._sum = np.concatenate([self._sum, wide], axis=1)
+        self._price = np.concatenate([self._price, np.full_like(wide, ROUND)], axis=1)
+        self._price_new = np.concatenate([self._price_new, np.full_like(wide[:1], ROUND)], axis=1)
         self._soon = np.concatenate([self._soon, np.full_like(wide, np.nan)], axis=1)
         self._count = np.hstack([self._count, wide[:, :, 0]])
         self._soon_count = np.hstack([self._soon_count, wide[:, :, 0]])
         self._crowd_sum, self._crowd_count = np.vstack([self._crowd_sum, wide[0]]), np.append(self._crowd_count, 0.0)
         self.prior.join()
-        hope = (1.0 - HOPE ** (self._ladder.lengths + 1.0)) / (1.0 - HOPE) - 1.0
-        regret = HOPE_POSITIONS * hope / (2 * self._most)
-        self.prior.remember(self._columns - 1, {"": (regret, np.zeros(lengths), HOPE_POSITIONS)})
+        tokens = (1.0 - HOPE ** (self._ladder.lengths + 1.0)) / (1.0 - HOPE)  # of a round
+        hoped = np.asarray(HOPE_POSITIONS / tokens, dtype=np.float64)
+        self.prior.remember(self._columns - 1, {"": (hoped, np.zeros(lengths), HOPE_POSITIONS)})
         for policy in self._policies.values():
             policy.join("")
 
     def acceptance(self, column: int) -> tuple[Floats, float]:
-        """A drafter's EALs over the cluster: discounted sums [lengths], and of how many positions."""
+        """A drafter's own rounds over the cluster: discounted sums [lengths], and of how many positions."""
         return self._crowd_sum[column].copy(), float(self._crowd_count[column])
 
     def accept(self, column: int, sums: Floats, positions: float) -> None:
-        """Go on from another life's EALs."""
+        """Go on from another life's rounds."""
         self._crowd_sum[column], self._crowd_count[column] = sums, positions
 
     def takes(self, policy: str) -> bool:
@@ -109,7 +115,7 @@ class ArmLearning:
         count = np.minimum(self._crowd_count, RATE_START)
         self._count[row] = count
         self._sum[row] = self._crowd_sum * (count / np.maximum(self._crowd_count, 1e-9))[:, None]
-        self._known[row] = self._known_new[0]
+        self._price[row] = self._price_new[0]
         self._soon[row], self._soon_count[row], self._fade[row] = np.nan, 0.0, 1.0
         taken = self._of_row[row] = self._policy(policy or self._config.policy) if self.takes(policy) else None
         if taken is not None:
@@ -121,20 +127,19 @@ class ArmLearning:
         if policy is not None:
             policy.advise(row, np.concatenate([[0.0], advantages]), share)
 
-    def learn(self, rows: Rows, routes: Sequence[str], released: Released, allowed: Bools) -> None:
+    def learn(self, rows: Rows, routes: Sequence[str], starts: Floats, allowed: Bools) -> None:
         """Positions were released, one entry each.
 
         Args:
             rows: Whose they are, [positions].
             routes: The same sequences' routes.
-            released: They.
+            starts: As `GammaRing.advance` tells them, [positions, drafters, lengths].
             allowed: Drafters that the sequences may use at all, [positions, drafters].
         """
-        eal, shares = released.eal, released.shares
-        heard = shares[:, None] * ~np.isnan(eal[:, :, 0])
-        known = np.where(heard[..., None] > 0, shares[:, None, None] * eal, 0.0)
+        heard = ~np.isnan(starts[:, :, 0])
+        known = np.where(heard[..., None], starts, 0.0)
         distinct, place = np.unique(rows, return_inverse=True)
-        counts = summed(heard, place, len(distinct))
+        counts = summed(heard.astype(np.float64), place, len(distinct))
         keep = self._config.discount**counts
         self._sum[distinct] = keep[..., None] * self._sum[distinct] + summed(known, place, len(distinct))
         self._count[distinct] = keep * self._count[distinct] + counts
@@ -142,16 +147,16 @@ class ArmLearning:
         keep = (1.0 - 1.0 / self._config.prior_memory) ** counts
         self._crowd_sum = keep[:, None] * self._crowd_sum + known.sum(axis=0)
         self._crowd_count = keep * self._crowd_count + counts
-        losses = self._losses(eal)
+        losses = self._losses(starts)
         with_plain = self._ladder.with_plain(allowed)
         for policy, mine in self._by_policy(rows):
-            policy.learn(rows[mine], losses[mine], with_plain[mine], shares[mine])
-        self.prior.learn(routes, losses, shares)
+            policy.learn(rows[mine], losses[mine], with_plain[mine])
+        self.prior.learn(routes, losses)
 
     def hear(self, rows: Rows, forecasts: Sequence[Forecast]) -> None:
         """Take what is known of sequences' positions that are not released."""
         for row, forecast in zip(rows.tolist(), forecasts, strict=True):
-            self._soon[row], self._soon_count[row], self._fade[row] = forecast.eal, forecast.counts, forecast.fade
+            self._soon[row], self._soon_count[row], self._fade[row] = forecast.starts, forecast.counts, forecast.fade
 
     def price(self, rows: Rows, available: Bools, others: int) -> None:
         """Take the costs of this moment for sequences that run together, and for one that would begin now.
@@ -165,19 +170,20 @@ class ArmLearning:
         prices = self.cost.prices(askers + others, askers)
         if prices is None or self._config.loss == "eal" or not len(available.T):
             return
-        crowd = self._crowd_sum / np.maximum(self._crowd_count, 1e-9)[:, None]
+        crowd = _tokens(self._crowd_sum, self._crowd_count)[None]
         if len(rows):
             more, wait, asked = self.cost.extra(prices, rows)
-            eal = np.where(available[..., None], self._mean(rows), -np.inf)
+            tokens = np.where(available[..., None], self._tokens(rows), -np.inf)
         else:
             more, wait, asked = self.cost.extra(prices, None)
-            eal = crowd[None]
-        tokens = self._ladder.arms(eal, np.ones(len(eal)))
-        rate, share = going_rate(tokens, more, wait, asked, prices.plain_ms, others)
+            tokens = crowd
+        rate, share = going_rate(
+            self._ladder.arms(tokens, np.ones(len(tokens))), more, wait, asked, prices.plain_ms, others
+        )
         if len(rows):
-            self._known[rows, 1:] = self._part(rate * (more + share * wait))
+            self._price[rows] = self._priced(tokens, more + share * wait, rate)
         more, wait, _ = self.cost.extra(prices, None)
-        self._known_new[:, 1:] = self._part(rate * (more + share * wait))
+        self._price_new = self._priced(crowd, more + share * wait, rate)
 
     def weights(self, rows: Rows, available: Bools) -> tuple[Floats, Rows]:
         """Weights and draft lengths of some sequences, both [rows, drafters]; what weights leave to 1 is plain
@@ -207,24 +213,24 @@ class ArmLearning:
             return weights, self._ladder.lengths[option[1:]]
         return weights[1:], self._ladder.lengths[option[1:]]
 
-    def _mean(self, rows: Rows) -> Floats:
-        """Mean EAL of sequences, [rows, drafters, lengths]; 0 where nothing is known."""
+    def _tokens(self, rows: Rows) -> Floats:
+        """Tokens of a round, [rows, drafters, lengths]; 0 where nothing is known."""
         fade, soon = self._fade[rows][:, None], self._soon_count[rows]
-        total = fade[..., None] * self._sum[rows] + np.where(soon > 0, soon, 0.0)[..., None] * np.nan_to_num(
-            self._soon[rows]
-        )
-        result: Floats = total / np.maximum(fade * self._count[rows] + soon, 1e-9)[..., None]
+        rounds = fade[..., None] * self._sum[rows] + soon[..., None] * np.nan_to_num(self._soon[rows])
+        return _tokens(rounds, fade * self._count[rows] + soon)
+
+    def _priced(self, tokens: Floats, extra_ms: Floats, rate: float) -> Floats:
+        """What a round of each arm costs, [rows, 1 + drafters, lengths], from what it brings and takes beyond plain
+        decoding, both [rows, drafters, lengths], where a millisecond is worth `rate` tokens."""
+        none = np.zeros(len(tokens))
+        value = self._ladder.arms(tokens - rate * extra_ms, none + 1.0).max(axis=(1, 2))[:, None, None]
+        result: Floats = ROUND * (1.0 + rate * self._ladder.arms(extra_ms, none) / value)
         return result
 
-    def _losses(self, eal: Floats) -> Floats:
-        """The part in EAL of all arms' losses, [rows, 1 + drafters, lengths], of [rows, drafters, lengths]."""
-        heard = ~np.isnan(eal[:, :, 0]).all(axis=1) if eal.shape[1] else np.zeros(len(eal), dtype=np.bool_)
-        result: Floats = (self._most - self._ladder.arms(eal, np.where(heard, 1.0, np.nan))) / (2 * self._most)
-        return result
-
-    def _part(self, tokens: Floats) -> Floats:
-        result: Floats = np.minimum(tokens, self._most) / (2 * self._most)
-        return result
+    def _losses(self, starts: Floats) -> Floats:
+        """All arms' losses without their prices, [rows, 1 + drafters, lengths], of [rows, drafters, lengths]."""
+        heard = ~np.isnan(starts[:, :, 0]).all(axis=1) if starts.shape[1] else np.zeros(len(starts), dtype=np.bool_)
+        return self._ladder.arms(starts, np.where(heard, 1.0, np.nan))
 
     def _by_policy(self, rows: Rows) -> list[tuple[LearnedPolicy, Bools]]:
         """Each policy that some of the rows follow, and which do."""
@@ -235,9 +241,17 @@ class ArmLearning:
         if name not in self._policies:
             config = self._config
             learner = FULL_INFORMATION[name](
-                config.max_sequences, config.discount, len(self._ladder), lambda rows: self._known[rows]
+                config.max_sequences, config.discount, len(self._ladder), lambda rows: self._price[rows]
             )
             policy = self._policies[name] = LearnedPolicy(learner, config.discount, self.prior, config.prior_weight)
             for _ in range(self._columns):
                 policy.join("")
         return self._policies[name]
+
+
+def _tokens(rounds: Floats, positions: Floats) -> Floats:
+    """Tokens of a round [.., lengths], from rounds [.., lengths] and the positions of which they are [..]; 0 where
+    nothing is known."""
+    known = positions[..., None] > 1e-6
+    result: Floats = np.where(known, positions[..., None] / np.where(known, np.maximum(rounds, 1e-9), 1.0), 0.0)
+    return result

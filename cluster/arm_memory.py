@@ -1,6 +1,6 @@
 """What is known of arms, written down and taken back: priors, times, and what gammas are worth.
 
-Priors and EALs go by the ladder's lengths, so that they are not taken back where the longest draft was another; all
+Priors and rounds go by the ladder's lengths, so that they are not taken back where the longest draft was another; all
 else is. Each drafter tells its own lengths: one that has not come since keeps those of the life that knew it.
 `selector_memory` calls it.
 """
@@ -35,6 +35,7 @@ class ArmMemory:
             lengths=self._lengths,
             plain=self._prior(0),
             positions=self._arms.prior.positions(),
+            heard={route: start.heard for route, start in self._arms.prior.memories().items()},
             forward_ms=self._arms.cost.verify_points(),
         )
 
@@ -44,7 +45,7 @@ class ArmMemory:
         return DrafterArms(
             lengths=self._lengths,
             prior=self._prior(column + 1),
-            eal=sums.tolist(),
+            rounds_alone=sums.tolist(),
             positions=positions,
             truth=self._arms.truth.state(column),
             wait_ms=self._arms.cost.wait_points(column),
@@ -55,7 +56,7 @@ class ArmMemory:
         """Take back all but the drafters'."""
         self._arms.cost.restore_verify(state.forward_ms)
         if state.lengths == self._lengths:
-            self._arms.prior.restore_positions(state.positions)
+            self._arms.prior.restore_positions(state.positions, state.heard)
             self._remember(0, state.plain)
 
     def joined(self, column: int, kept: DrafterArms) -> None:
@@ -64,20 +65,20 @@ class ArmMemory:
         self._arms.cost.restore_rounds(column, kept.rounds)
         self._arms.truth.restore(column, kept.truth)
         if kept.lengths == self._lengths:
-            self._arms.accept(column, np.array(kept.eal), kept.positions)
+            self._arms.accept(column, np.array(kept.rounds_alone), kept.positions)
             self._remember(column + 1, kept.prior)
 
     def _prior(self, column: int) -> dict[str, ArmPrior]:
         kept = {}
         for route, start in self._arms.prior.memories().items():
             if start.played is not None and start.awake is not None:
-                regret, played = start.regret[column].tolist(), start.played[column].tolist()
-                kept[route] = ArmPrior(regret=regret, played=played, awake=float(start.awake[column]))
+                alone, played = start.booked[column].tolist(), start.played[column].tolist()
+                kept[route] = ArmPrior(alone=alone, played=played, awake=float(start.awake[column]))
         return kept
 
     def _remember(self, column: int, kept: Mapping[str, ArmPrior]) -> None:
         known: dict[str, tuple[Floats, Floats, float]] = {
-            route: (np.array(item.regret), np.array(item.played), item.awake)
+            route: (np.array(item.alone), np.array(item.played), item.awake)
             for route, item in kept.items()
             if route in self._arms.prior.positions()
         }

@@ -118,7 +118,7 @@ class SpeculationConfig(Settings):
 
     max_draft: int = Field(7, ge=1, le=64, description="most tokens drafted per round")
     draft_length: LengthSetter = Field(
-        "measured",
+        "learned",
         description="who sets how much is drafted, or nothing: `learned`, the selector together with the drafter; "
         "`measured`, a rule of the target's by times and acceptance; `longest`, always max_draft",
     )

@@ -31,13 +31,14 @@ class DraftTruth:
     def __init__(self, max_draft: int) -> None:
         self._right: Floats = np.zeros((max_draft, 0))
         self._foretold: Floats = np.zeros((max_draft, 0))
-        self._ratios: Floats | None = None
+        self._ratios: Floats = np.ones((max_draft, 0))
+        self._stale: set[int] = set()  # columns whose ratios are older than their counts
 
     def join(self) -> None:
         """A new drafter takes the next column."""
         column = np.zeros((len(self._right), 1))
         self._right, self._foretold = np.hstack([self._right, column]), np.hstack([self._foretold, column])
-        self._ratios = None
+        self._ratios = np.hstack([self._ratios, column + 1.0])
 
     def add(self, rounds: Sequence[tuple[PlayedDraft, Floats]]) -> None:
         """Learn from rounds, each with the gammas of its judged depths."""
@@ -47,17 +48,17 @@ class DraftTruth:
             foretold *= MEMORY
             right[: draft.accepted] += 1.0
             foretold[: draft.judged] += gammas
-            self._ratios = None
+            self._stale.add(draft.column)
 
     @property
     def ratios(self) -> Floats:
         """What a gamma is worth, [depths, drafters]; 1 where nothing is known."""
-        if self._ratios is None:
-            ratios = np.empty_like(self._right)
-            before: Floats = np.ones(self._right.shape[1])
-            for depth, (right, foretold) in enumerate(zip(self._right, self._foretold, strict=True)):
-                before = ratios[depth] = np.minimum((right + TRIALS * before) / (foretold + TRIALS), MOST)
-            self._ratios = ratios
+        for column in self._stale:
+            before = 1.0
+            counts = zip(self._right[:, column].tolist(), self._foretold[:, column].tolist(), strict=True)
+            for depth, (right, foretold) in enumerate(counts):
+                before = self._ratios[depth, column] = min((right + TRIALS * before) / (foretold + TRIALS), MOST)
+        self._stale.clear()
         return self._ratios
 
     def state(self, column: int) -> list[tuple[float, float]]:
@@ -68,4 +69,4 @@ class DraftTruth:
         """Go on from another life's; depths beyond the longest draft of this one are left out."""
         for depth, (right, foretold) in enumerate(state[: len(self._right)]):
             self._right[depth, column], self._foretold[depth, column] = right, foretold
-        self._ratios = None
+        self._stale.add(column)

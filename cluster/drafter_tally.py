@@ -1,11 +1,9 @@
 """Statistics by drafter over the whole cluster: discounted mean acceptance and length, and what was played.
 
-`Selector` feeds it; snapshots read it, and a new sequence's expected length starts from it.
+`Selector` feeds it; snapshots read it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +48,7 @@ class DrafterTally:
 
     def __init__(self, memory: float = MEMORY) -> None:
         self.gamma = Mean(memory)
-        self.eal = Mean(memory)
+        self.starts = Mean(memory)
         self.scored = 0
         self.rounds = 0
         self.drafted = 0
@@ -61,9 +59,15 @@ class DrafterTally:
         self.gamma.add(gammas)
         self.scored += len(gammas)
 
-    def released(self, eal: Floats) -> None:
-        """Note EALs from released positions, [positions]; NaN where the drafter slept."""
-        self.eal.add(eal[~np.isnan(eal)])
+    def released(self, starts: Floats) -> None:
+        """Note the chances that rounds of its own begin, [positions]; NaN where the drafter slept."""
+        self.starts.add(starts[~np.isnan(starts)])
+
+    @property
+    def eal(self) -> float:
+        """Tokens of a round, had it drafted alone: positions over the rounds that would have begun there; NaN before
+        the first."""
+        return 1.0 / self.starts.value if self.starts.value else float("nan")
 
     def played(self, played: SequenceRound) -> None:
         """Note a round that the drafter drafted."""
@@ -73,10 +77,5 @@ class DrafterTally:
 
     def statistics(self, drafter: str, weight: float, draft_ms: float) -> DrafterStatistics:
         """As a snapshot shows them: unknown means are 0."""
-        gamma, eal, ms = (0.0 if np.isnan(x) else float(x) for x in (self.gamma.value, self.eal.value, draft_ms))
+        gamma, eal, ms = (0.0 if np.isnan(x) else float(x) for x in (self.gamma.value, self.eal, draft_ms))
         return DrafterStatistics(drafter, self.scored, gamma, eal, weight, self.rounds, self.drafted, self.accepted, ms)
-
-
-def mean_eal(tallies: Sequence[DrafterTally]) -> Floats:
-    """Discounted mean EAL by drafter, [drafters]; NaN where unknown."""
-    return np.array([tally.eal.value for tally in tallies], dtype=np.float64)

@@ -1,9 +1,8 @@
 """Acceptances of one sequence by position and drafter, and the moment at which each position's loss is released.
 
-The expected accepted length from position s needs the gammas of s .. s+K-1, which are committed over the next rounds
-and scored later still. Two traps are avoided here. A window is never cut at a round's end: the drafter that played is
-never cut by its own rejection, a better challenger always is. And a loss is released at a token-time that no drafter's
-luck can move: exactly s + 2K + C, where K tokens complete the window, K more cover the longest step of one round, and C
+What a position tells of a drafter is whether a round of its own would begin there (`round_chain`), which follows from
+the gammas before it, in order. They are committed over rounds and scored later still, and a loss is released at a
+token-time that no drafter's luck can move: exactly s + K + C, where K tokens cover the longest step of one round, and C
 is the most that a drafter which was not chosen may lag (its scores come coalesced). The last positions of a request are
 never released.
 
@@ -13,11 +12,13 @@ never released.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from paceline.cluster.round_chain import RoundChain
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,33 +33,16 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """What is released: positions, oldest first.
-
-    Attributes:
-        eal: Expected accepted length (bonus included) from each, [positions, drafters, lengths]; NaN where any gamma of
-            the window of K is missing.
-        shares: What each is of a round, [positions]: 1 over the tokens of the round that committed it.
-    """
-
-    eal: Floats
-    shares: Floats
-
-    def __len__(self) -> int:
-        return len(self.shares)
-
-
-@dataclass(frozen=True, slots=True)
 class Forecast:
     """What is known of positions that are not released.
 
     Attributes:
-        eal: Mean expected accepted length [drafters, lengths], NaN where no gamma has come.
-        counts: How many positions, or rounds, that stands for, [drafters].
+        starts: Mean chance that a round begins, [drafters, lengths], NaN where no gamma has come.
+        counts: How many positions that stands for, [drafters].
         fade: What is left of what was known before them.
     """
 
-    eal: Floats
+    starts: Floats
     counts: Floats
     fade: float
 
@@ -79,23 +63,26 @@ class GammaRing:
 
     Args:
         start: First position that counts: the first generated one.
-        max_draft: K, the window of the expected accepted length.
+        max_draft: K, the longest draft.
         catch_up_tokens: C, tokens that a drafter may lag.
         drafters: Columns to start with.
-        lengths: Draft lengths k, ascending, whose expected accepted lengths are told; default K alone.
+        lengths: Draft lengths k, ascending, whose rounds are told; default K alone.
     """
 
     def __init__(
         self, start: int, max_draft: int, catch_up_tokens: int, drafters: int, lengths: Sequence[int] = ()
     ) -> None:
-        self._window = max_draft
-        self._lengths = np.array(lengths or (max_draft,), dtype=np.intp)
+        told = np.array(lengths or (max_draft,), dtype=np.intp)
         self._rounds: deque[PlayedDraft] = deque()
-        self._delay = 2 * max_draft + catch_up_tokens
+        self._delay = max_draft + catch_up_tokens
         # Beyond the delay, room for scores that overtake the reports of a few rounds.
         self._length = self._delay + 4 * (max_draft + 1)
         self._gammas = np.full((self._length, drafters), np.nan, dtype=np.float32)
-        self._shares: Floats = np.zeros(self._length)  # of a round, by position: 1 over the tokens of its round
+        self._starts: Floats = np.full((self._length, drafters, len(told)), np.nan)
+        self._chain = RoundChain(drafters, told)
+        self._reached = np.full(drafters, start, dtype=np.intp)  # the first position that a drafter's chain is not past
+        self._depths: Floats = np.ones((drafters, max_draft))  # what a gamma at each depth of a draft is worth
+        self._scored = self._reached.copy()  # the first position past all its gammas
         self._next = start
         self._token_time = start
 
@@ -111,11 +98,15 @@ class GammaRing:
 
     def join(self) -> None:
         """Add a column for a new drafter."""
-        column = np.full((self._length, 1), np.nan, dtype=np.float32)
-        self._gammas = np.hstack([self._gammas, column])
+        self._gammas = np.hstack([self._gammas, np.full_like(self._gammas, np.nan, shape=(self._length, 1))])
+        wide = np.full_like(self._starts, np.nan, shape=(self._length, 1, self._starts.shape[2]))
+        self._starts = np.concatenate([self._starts, wide], axis=1)
+        self._reached, self._scored = np.append(self._reached, self._next), np.append(self._scored, self._next)
+        self._depths = np.vstack([self._depths, np.ones((1, self._depths.shape[1]))])
+        self._chain.join()
 
     def put(self, drafter: int, start: int, gammas: npt.NDArray[np.float32]) -> Placed:
-        """Note a drafter's gammas at positions `start`, `start + 1`, ...; a repeat overwrites and is not new."""
+        """Note a drafter's gammas at positions `start`, `start + 1`, ...; a repeat changes nothing and is not new."""
         first = min(max(self._next - start, 0), len(gammas))
         last = max(min(self._next + self._length - start, len(gammas)), first)
         kept = gammas[first:last]
@@ -123,9 +114,14 @@ class GammaRing:
         rows: slice | npt.NDArray[np.intp] = slice(at, at + len(kept))  # which is quicker, where it does not wrap
         if at + len(kept) > self._length:
             rows = np.arange(at, at + len(kept)) % self._length
-        new = kept[np.isnan(self._gammas[rows, drafter])]
+        before = self._gammas[rows, drafter]
+        new = np.isnan(before)
+        fresh = kept
+        if not new.all():
+            kept, fresh = np.where(new, kept, before), kept[new]
         self._gammas[rows, drafter] = kept
-        return Placed(new, late=first, early=len(gammas) - last)
+        self._scored[drafter] = max(self._scored[drafter], start + last)
+        return Placed(fresh, late=first, early=len(gammas) - last)
 
     def played(self, draft: PlayedDraft) -> None:
         """Remember a round until the positions that it drafted are released (`judged`)."""
@@ -143,85 +139,65 @@ class GammaRing:
                     ready.append((draft, gammas))
         return ready
 
-    def advance(self, committed: int, truth: Floats | None = None) -> Released:
+    def advance(self, committed: int, truth: Floats | None = None) -> Floats:
         """Move token-time on, and release what is due.
 
         Args:
             committed: Tokens that are committed now.
-            truth: What a gamma at each depth of a draft is worth, [K, drafters]; None takes gammas as they are.
+            truth: What a gamma at each depth of a draft is worth, [K, drafters], from now on; None takes gammas as they
+                are.
 
-        EAL(k) = 1 + sum over j <= k of the product of the first j gammas (HedgeSpec, arXiv 2510.20064, rewritten), so
-        that one row of products tells all lengths. A window whose product is already 0 is not completed from what is
-        known: that would favour the drafters that are scored in full.
+        Returns:
+            Of each position, oldest first, the chance that a round begins there, [positions, drafters, lengths]; NaN
+            where the drafter's gamma is missing.
         """
-        step = committed - self._token_time
-        if step > 0:
-            self._shares[np.arange(max(self._token_time, committed - self._length), committed) % self._length] = (
-                1 / step
-            )
-            self._token_time = committed
+        self._token_time = max(self._token_time, committed)
+        if truth is not None:
+            self._depths = truth.T
+        self._follow()
         due = self._token_time - self._delay + 1 - self._next
         # Past one ring's length nothing can have been stored: such positions (lost reports) have no loss at all.
-        released = min(max(due, 0), self._length - self._window)
-        rows = (self._next + np.arange(released)[:, None] + np.arange(self._window)) % self._length  # [released, K]
-        gammas = self._gammas[rows].astype(np.float64)  # [released, K, drafters]
-        missing = np.isnan(gammas).any(axis=1)
-        if truth is not None:
-            gammas = np.minimum(gammas * truth, 1.0)
-        eal = 1.0 + np.cumsum(np.cumprod(gammas, axis=1), axis=1)[:, self._lengths - 1]  # [released, lengths, drafters]
-        eal = np.where(missing[:, None], np.nan, eal)
-        shares = self._shares[rows[:, 0]]
+        rows = (self._next + np.arange(min(max(due, 0), self._length))) % self._length
+        starts = self._starts[rows]
         if due > 0:
-            self._gammas[(self._next + np.arange(min(due, self._length))) % self._length] = np.nan
+            self._gammas[rows], self._starts[rows] = np.nan, np.nan
             self._next += due
-        return Released(eal.transpose(0, 2, 1), shares)
+        return starts
 
-    def pending(self, truth: Floats | None = None, discount: float | None = None) -> Forecast:
-        """What is known of positions that are committed but not released: a forecast, which nothing is booked by.
+    def pending(self, discount: float = 1.0) -> Forecast:
+        """What is known of positions that are not released: a forecast, which nothing is booked by. Positions fade by
+        `discount` with each position after them.
 
-        Each position whose own gamma has come counts, with what is missing of its window filled by the mean of that
-        drafter's gammas. To cut windows instead would be the trap of this module's docstring.
-
-        Args:
-            truth: As for `advance`.
-            discount: Positions count by their share of a round, and fade by this with each round after them; None lets
-                all count alike.
+        A drafter's newest gamma tells of the position after it, which counts, too.
         """
+        self._follow()
         count = max(self._token_time - self._next, 0)
-        rows = (self._next + np.arange(count + self._window - 1)) % self._length
-        gammas = self._gammas[rows].astype(np.float64)
-        known = ~np.isnan(gammas)
-        mean = np.where(known, gammas, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        filled = np.where(known, gammas, mean)
-        heard = known[:count]
-        weights, fade = np.ones((count, 1)), 1.0
-        if discount is not None:
-            shares = self._shares[rows[:count]]
-            later = shares.sum() - shares.cumsum()
-            weights, fade = (shares * discount**later)[:, None], float(discount ** shares.sum())
-        counts = (heard * weights).sum(axis=0)
-        drafters = gammas.shape[1]
-        eal: Floats = np.ones((count, drafters))
-        alive = np.ones_like(eal)
-        totals: Floats = np.empty((drafters, len(self._lengths)))
-        told = 0
-        for ahead in range(self._window):
-            step = filled[ahead : ahead + count]
-            alive *= step if truth is None else np.minimum(step * truth[ahead], 1.0)
-            eal += alive
-            if ahead + 1 == self._lengths[told]:
-                totals[:, told] = np.where(heard, weights * eal, 0.0).sum(axis=0)
-                told += 1
+        rows = (self._next + np.arange(count)) % self._length
+        starts = self._starts[rows]
+        weights = discount ** np.arange(count - 1, -1, -1.0)
+        heard = weights[:, None] * ~np.isnan(starts[:, :, 0])
+        after = discount ** np.maximum(self._token_time - 1 - self._reached, 0.0) * (self._reached > self._next)
+        counts = heard.sum(axis=0) + after
+        total = np.where(heard[..., None] > 0, weights[:, None, None] * starts, 0.0).sum(axis=0)
+        total += after[:, None] * self._chain.begins
         some = counts[:, None]
-        return Forecast(np.where(some > 0, totals / np.where(some > 0, some, 1.0), np.nan), counts, fade)
+        mean = np.where(some > 0, total / np.where(some > 0, some, 1.0), np.nan)
+        return Forecast(mean, counts, float(discount**count))
 
     def gammas(self, drafter: int, start: int, positions: int) -> Floats | None:
         """One drafter's gammas, [positions], from `start` on, which is not released yet; None where one is missing."""
         found = self._gammas[np.arange(start, start + positions) % self._length, drafter].astype(np.float64)
         return None if np.isnan(found).any() else found
 
-
-def joined(parts: Iterable[Released]) -> Released:
-    """One after the other."""
-    eals, shares = zip(*((part.eal, part.shares) for part in parts), strict=True)
-    return Released(np.concatenate(eals), np.concatenate(shares))
+    def _follow(self) -> None:
+        """Take the chains as far as gammas have come. A drafter scores in order: what it left out will not come, and
+        its chain goes on from where it was."""
+        self._reached = np.maximum(self._reached, self._next)
+        while len(ahead := np.flatnonzero(self._reached < self._scored)):
+            at = self._reached[ahead] % self._length
+            gammas = self._gammas[at, ahead]
+            known = ~np.isnan(gammas)
+            ready, at = ahead[known], at[known]
+            worth = np.minimum(gammas[known, None] * self._depths[ready], 1.0)
+            self._starts[at, ready] = self._chain.advance(ready, worth)
+            self._reached[ahead] += 1

@@ -18,14 +18,14 @@ class LearnedPolicy(Policy):
 
     Args:
         learner: Rows are sequences.
-        discount: The learner's.
+        discount: The learner's; public.
         prior: What others taught; read here, and taught by whoever holds it.
         prior_weight: How far a new sequence trusts it, 0 to 1.
     """
 
     def __init__(self, learner: Learner, discount: float, prior: SharedPrior, prior_weight: float) -> None:
         self._learner = learner
-        self._discount = discount
+        self.discount = discount
         self._prior = prior
         self._prior_weight = prior_weight
 
@@ -36,17 +36,17 @@ class LearnedPolicy(Policy):
     def open(self, row: int, route: str) -> None:
         """See `Policy`."""
         share = self._prior_weight
-        self._learner.reset(row, self._prior.start(route, share, self._discount) if share else None)
+        self._learner.reset(row, self._prior.start(route, share, self.discount) if share else None)
 
     def advise(self, row: int, advantages: Floats, share: float) -> None:
         """See `Policy`: as if the sequence's memory were full of it."""
-        positions = share * self._prior.memory(self._discount)
+        positions = share * self._prior.memory(self.discount)
         self._learner.advise(row, positions * advantages, positions)
 
-    def learn(self, rows: Rows, losses: Floats, allowed: Bools, shares: Floats | None = None) -> None:
-        """See `Policy`; `shares` as a `Learner` takes them."""
+    def learn(self, rows: Rows, losses: Floats, allowed: Bools) -> None:
+        """See `Policy`."""
         mask = allowed if losses.ndim == 2 else allowed[..., None]
-        self._learner.learn(rows, np.where(mask, losses, np.nan), shares)
+        self._learner.learn(rows, np.where(mask, losses, np.nan))
 
     def weights(self, rows: Rows, available: Bools, pending: Pending | None = None) -> Floats:
         """See `Policy`."""

@@ -14,8 +14,8 @@ exploring. The laws differ (`hedge`, `normalhedge`, `adanormalhedge`); what they
 - **Options.** A drafter may be played with one of several draft lengths, which are all scored at once. The law is over
   drafters, each standing with the length that would have been best so far: lengths of one drafter share its gammas, so
   to follow the leader among them is safe, and hedging between them would only mix in worse ones.
-- **Known losses.** What an arm costs is not learned but known, and changes with the load; it is added when weights are
-  made (`Learner._total`).
+- **Prices.** What a loss costs may be known, and change with the load; losses are booked without their prices, which
+  come in when weights are made (`Learner._total`).
 
 `learned_policy` and `shared_prior` hold them; plain numpy.
 """
@@ -33,8 +33,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
-
-Known = Callable[[Rows], Floats]
+Prices = Callable[[Rows], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +48,23 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a new sequence may know of the drafters: regrets [drafters, options], the weights that go with them
-    [drafters], and the number of positions that they are worth; and with known losses who played in these positions
-    [drafters, options], and how many of them each was awake at [drafters]."""
+    """What a new sequence may know of the drafters.
 
-    regret: Floats
+    Attributes:
+        booked: What is booked of them, [drafters, options].
+        law: The weights that go with it, [drafters].
+        positions: What it is worth.
+        played: With prices: what was booked of whoever played, [drafters, options].
+        awake: With prices: positions that each was awake at, [drafters].
+        heard: With prices: positions of all that.
+    """
+
+    booked: Floats
     law: Floats
     positions: float
     played: Floats | None = None
     awake: Floats | None = None
+    heard: float = 0.0
 
 
 class Learner(ABC):
@@ -67,42 +74,45 @@ class Learner(ABC):
         learners: Rows.
         discount: Regret, and what else a law sums up, is multiplied by this at every position.
         options: What a drafter may be played with (draft lengths); each drafter stands with its best one so far.
-        known: A part of the losses that is known at every time and changes, [rows, drafters, options]; None: there is
-            none.
+        prices: What a loss costs now, [rows, drafters, options]; None: always 1.
     """
 
-    def __init__(self, learners: int, discount: float, options: int = 1, known: Known | None = None) -> None:
+    def __init__(self, learners: int, discount: float, options: int = 1, prices: Prices | None = None) -> None:
         self._discount = discount
         self._options = options
-        self._known = known
-        self._regret: Floats = np.zeros((learners, 0, options))
-        self._played: Floats = np.zeros((learners, 0, options))  # weights that were played, summed up
+        self._prices = prices
+        self._booked: Floats = np.zeros((learners, 0, options))  # regrets, or with prices losses
+        self._played: Floats = np.zeros((learners, 0, options))  # with prices losses of whoever played, by weight
         self._awake: Floats = np.zeros((learners, 0))
+        self._heard: Floats = np.zeros(learners)  # positions
         self._mass: Floats = np.zeros((learners, 0))
 
     def join(self) -> None:
         """Add a column for a new drafter. It starts from regret 0: scores come whether or not it plays, so it needs no
         head start to be found out."""
         wide, narrow = np.zeros((len(self._mass), 1, self._options)), np.zeros((len(self._mass), 1))
-        self._regret = np.concatenate([self._regret, wide], axis=1)
+        self._booked = np.concatenate([self._booked, wide], axis=1)
         self._played = np.concatenate([self._played, wide], axis=1)
         self._awake, self._mass = np.hstack([self._awake, narrow]), np.hstack([self._mass, narrow])
 
     def reset(self, row: int, start: Start | None = None) -> None:
         """Begin a sequence, from nothing or from what others taught."""
-        self._regret[row] = 0.0 if start is None else start.regret.reshape(-1, self._options)
+        self._booked[row] = 0.0 if start is None else start.booked.reshape(-1, self._options)
         self._played[row] = 0.0 if start is None or start.played is None else start.played
         self._awake[row] = 0.0 if start is None or start.awake is None else start.awake
+        self._heard[row] = 0.0 if start is None else start.heard
         self._mass[row] = 0.0
 
     def advise(self, row: int, regret: Floats, positions: float) -> None:
         """Let a sequence that has just begun start from expected regrets, too, [drafters], worth so many positions."""
-        self._regret[row] += regret[:, None]
+        booked = regret[:, None] if self._prices is None else -regret[:, None] / self._prices(np.array([row]))[0]
+        self._booked[row] += booked
         self._mass[row] += self._massed(regret[None], np.full((1, len(regret)), positions))[0]
 
     def memory(self, row: int, scale: float = 1.0) -> Start:
         """What a row has learned, faded by `scale`; its law and its worth are the caller's to say."""
-        return Start(scale * self._regret[row], np.empty(0), 0.0, scale * self._played[row], scale * self._awake[row])
+        booked, played, awake = scale * self._booked[row], scale * self._played[row], scale * self._awake[row]
+        return Start(booked, np.empty(0), 0.0, played, awake, scale * float(self._heard[row]))
 
     def weights(self, rows: Rows, available: Bools, pending: Pending | None = None) -> Floats:
         """Weights of some sequences, [rows, drafters]; rows sum to 1 over `available`, or are 0 where nothing is."""
@@ -116,9 +126,7 @@ class Learner(ABC):
             regret, mass = fade[..., None] * regret, fade * mass
             heard = pending.counts * available
             awake = heard > 0
-            losses = pending.losses.reshape(regret.shape)
-            if self._known is not None:
-                losses = losses + self._known(rows)
+            losses = self._priced(rows, pending.losses.reshape(regret.shape))
             known = np.where(awake[..., None], losses, 0.0)
             standing, option = _best(regret)
             expected = self._law(rows, standing, mass, awake) * _of(known, option)
@@ -127,56 +135,58 @@ class Learner(ABC):
         standing, option = _best(regret)
         return self._law(rows, standing, mass, available), option
 
-    def learn(self, rows: Rows, losses: Floats, shares: Floats | None = None) -> None:
+    def learn(self, rows: Rows, losses: Floats) -> None:
         """Give rows the losses of their next positions. Several of one row are all met with the weights it has now.
 
         Args:
             rows: [positions]; whose each is. A row may come several times.
-            losses: [positions, drafters] in [0, 1], with options [positions, drafters, options], without what is known;
-                NaN where the drafter sleeps. What is all NaN changes nothing.
-            shares: What each position counts for, [positions]; None: 1.
+            losses: [positions, drafters], in [0, 1] or so (`round_cost.ROUND`), with options [positions, drafters,
+                options], without their prices; NaN where the drafter sleeps. What is all NaN changes nothing.
         """
         losses = losses.reshape(len(rows), -1, self._options)
         heard = ~np.isnan(losses[:, :, 0]).all(axis=1)
         entries, losses = rows[heard], losses[heard]
-        shares = np.ones(len(entries)) if shares is None else shares[heard]
-        narrow, wide = shares[:, None], shares[:, None, None]
         awake = ~np.isnan(losses[:, :, 0])
         standing, option = _best(self._total(entries))
         law = self._law(entries, standing, self._mass[entries], awake)
         met = np.where(awake[..., None], losses, 0.0)
-        gained = wide * np.where(awake[..., None], (law * _of(met, option)).sum(axis=1)[:, None, None] - met, 0.0)
-        massed = self._massed(_of(gained, option), narrow * awake)
+        cost = self._priced(entries, met)
+        gained = np.where(awake[..., None], (law * _of(cost, option)).sum(axis=1)[:, None, None] - cost, 0.0)
+        massed = self._massed(_of(gained, option), awake)
         rows, place = np.unique(entries, return_inverse=True)
-        keep = self._discount ** summed(narrow, place, len(rows))
+        keep = self._discount ** np.bincount(place, minlength=len(rows))[:, None]
         fade = keep[..., None]
-        self._regret[rows] = fade * self._regret[rows] + summed(gained, place, len(rows))
         self._mass[rows] = keep * self._mass[rows] + summed(massed, place, len(rows))
-        if self._known is not None:
-            played = np.zeros_like(gained)
-            np.put_along_axis(played, option[..., None], (narrow * law)[..., None], axis=2)
-            self._played[rows] = fade * self._played[rows] + summed(played, place, len(rows))
-            self._awake[rows] = keep * self._awake[rows] + summed(narrow * awake, place, len(rows))
+        if self._prices is None:
+            self._booked[rows] = fade * self._booked[rows] + summed(gained, place, len(rows))
+            return
+        self._booked[rows] = fade * self._booked[rows] + summed(met, place, len(rows))
+        self._played[rows] = fade * self._played[rows] + summed(law[..., None] * met, place, len(rows))
+        self._awake[rows] = keep * self._awake[rows] + summed(awake.astype(np.float64), place, len(rows))
+        self._heard[rows] = keep[:, 0] * self._heard[rows] + np.bincount(place, minlength=len(rows))
 
     def _total(self, rows: Rows) -> Floats:
-        """Regrets with what is known, as it is now: R_i = sum (<w, f> - f_i) + known of who played - known of i.
+        """Regrets, with prices as they are now: R_i = p <w, f> - p_i f_i, summed up.
 
-        The two are kept apart because what is known changes for all the past at once: a batch that grew makes long
-        drafts dear, and what they would have cost before says nothing of it. Who played is averaged over the positions,
-        which is exact where all were awake. Whoever played with an option that is not its best one any more is held to
-        have played with the best, or all that cost less than what was played would seem good alike.
+        Losses are kept apart from prices because these change for all the past at once: a batch that grew makes long
+        drafts dear, and what they would have cost before says nothing of it. What whoever played lost is averaged over
+        the positions, which is exact where all were awake, and all are held to have played with the option that is
+        best for them now, or all that cost less than what was played would seem good alike.
         """
-        regret: Floats = self._regret[rows]
-        if self._known is None:
-            return regret
-        known, played, awake = self._known(rows), self._played[rows], self._awake[rows][..., None]
-        weight = played.sum(axis=(1, 2), keepdims=True)
-        share = played / np.where(weight > 0, weight, 1.0)
-        level = (share * known).sum(axis=(1, 2), keepdims=True)
-        alone = regret - awake * known
-        otherwise = (share * (alone.max(axis=2, keepdims=True) - alone)).sum(axis=(1, 2), keepdims=True)
-        result: Floats = alone + awake * level - otherwise
+        booked: Floats = self._booked[rows]
+        if self._prices is None:
+            return booked
+        cost = self._priced(rows, booked)
+        option = cost.argmin(axis=2)
+        met = _of(self._priced(rows, self._played[rows]), option).sum(axis=1)
+        heard = self._heard[rows]
+        mean = met / np.where(heard > 0, heard, 1.0)
+        result: Floats = (self._awake[rows] * mean[:, None])[..., None] - cost
         return result
+
+    def _priced(self, rows: Rows, losses: Floats) -> Floats:
+        """What losses [rows, drafters, options] cost now."""
+        return losses if self._prices is None else losses * self._prices(rows)
 
     def _massed(self, gained: Floats, heard: Floats) -> Floats:
         """What positions add to `mass`, from the regret gained and the number heard, both [rows, drafters]."""

@@ -17,7 +17,7 @@ from paceline.cluster.arm_ladder import ArmLadder
 from paceline.cluster.arm_learning import ArmLearning
 from paceline.cluster.arm_memory import ArmMemory
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
-from paceline.cluster.gamma_ring import GammaRing, PlayedDraft, Released
+from paceline.cluster.gamma_ring import GammaRing, PlayedDraft
 from paceline.cluster.learner import Bools, Floats, Pending, Rows
 from paceline.cluster.policy import build_policy
 from paceline.cluster.policy_base import Played
@@ -50,7 +50,7 @@ class Learning:
         self._drafters = 0
         self.policy = build_policy(config, self._most)
         self.cost = RoundCost()
-        self._loss = RoundLoss(config.loss, self._most, config.max_sequences, self.cost)
+        self._loss = RoundLoss(config.loss, self.cost)
         self.prompts = PromptPrior(self, config.max_sequences, config.prompt_weight)
         self._foretells = config.prompt_weight > 0
         ladder = ArmLadder(self._most)
@@ -71,20 +71,18 @@ class Learning:
         self._drafters += 1
         self.policy.join(drafter)
         self.cost.join()
-        self._loss.join()
         self.prompts.join()
         if self._arms is not None:
             self._arms.join()
 
-    def open(self, row: int, opened: SequenceOpened, policy: str, eal: Floats) -> GammaRing:
-        """A new sequence takes the row; `eal` is the cluster's, [drafters], NaN where unknown. Returns its ring."""
+    def open(self, row: int, opened: SequenceOpened, policy: str) -> GammaRing:
+        """A new sequence takes the row. Returns its ring."""
         self._joint[row] = self._arms is not None and self._arms.takes(policy)
         self._routes[row] = opened.route
         if self._arms is not None:
             self._arms.open(row, opened.route, policy)
         self.policy.open(row, opened.route, policy)
         self.prompts.open(row, opened.sketch)
-        self._loss.open(row, eal)
         return GammaRing(opened.prompt_tokens, self._most, self._lag, self._drafters, self._lengths)
 
     def close(self, row: int, sketch: bytes) -> None:
@@ -117,8 +115,8 @@ class Learning:
         if start >= ring.token_time:  # else rounds before it were lost
             ring.played(PlayedDraft(column, start, min(played.accepted + 1, offered), played.accepted))
 
-    def released(self, ring: GammaRing, committed: int) -> Released:
-        """Move a sequence's ring on, and release what is due."""
+    def released(self, ring: GammaRing, committed: int) -> Floats:
+        """Move a sequence's ring on, and release what is due; see `GammaRing.advance`."""
         if self._arms is None:
             return ring.advance(committed)
         self._arms.truth.add(ring.judged(committed))
@@ -128,13 +126,13 @@ class Learning:
         """Rounds ended; see `Policy`."""
         self.policy.played(rows, played)
 
-    def learn(self, rows: Rows, released: Released, allowed: Bools) -> None:
-        """Positions were released, whose they are [positions]; `allowed` is [positions, drafters]."""
-        eal = released.eal
+    def learn(self, rows: Rows, starts: Floats, allowed: Bools) -> None:
+        """Positions were released, whose they are [positions], with what their rings told, [positions, drafters,
+        lengths]; `allowed` is [positions, drafters]."""
         if self._arms is not None:
-            self._arms.learn(rows, [self._routes[row] for row in rows.tolist()], released, allowed)
+            self._arms.learn(rows, [self._routes[row] for row in rows.tolist()], starts, allowed)
         if self._arms is None or self._foretells:
-            losses = self._loss.losses(rows, eal[:, :, -1], allowed)
+            losses = self._loss.losses(starts[:, :, -1])
             self.prompts.add(rows, losses)
             if self._arms is None:
                 self.policy.learn(rows, losses, allowed)
@@ -148,22 +146,20 @@ class Learning:
     def hear(self, rows: Rows, rings: Sequence[GammaRing]) -> None:
         """Take what sequences' rings know of positions that are not released."""
         if self._arms is not None:
-            self._arms.hear(rows, [ring.pending(self._arms.truth.ratios, self._discount) for ring in rings])
+            self._arms.hear(rows, [ring.pending(self._discount) for ring in rings])
 
-    def choice(self, rows: Rows, rings: Sequence[GammaRing], available: Bools, allowed: Bools) -> Choice:
-        """Weights and lengths of some sequences, whose rings these are; masks are [rows, drafters]."""
+    def choice(self, rows: Rows, rings: Sequence[GammaRing], available: Bools) -> Choice:
+        """Weights and lengths of some sequences, whose rings these are; `available` is [rows, drafters]."""
         joint = self._joint[rows]
         weights, lengths = np.zeros(available.shape), np.zeros(available.shape, dtype=np.intp)
         if self._arms is not None and joint.any():
             weights[joint], lengths[joint] = self._arms.weights(rows[joint], available[joint])
         if not joint.all():
             rest = ~joint
-            eal, counts = np.zeros((*available.shape, len(self._lengths))), np.zeros(available.shape)
-            for index in np.flatnonzero(rest).tolist():
-                forecast = rings[index].pending()
-                eal[index], counts[index] = forecast.eal, forecast.counts
-            pending = Pending(self._loss.expected(rows[rest], eal[rest, :, -1], allowed[rest]), counts[rest])
-            weights[rest] = self.policy.weights(rows[rest], available[rest], pending)
+            known = [rings[index].pending(self._discount) for index in np.flatnonzero(rest).tolist()]
+            losses = self._loss.losses(np.stack([forecast.starts[:, -1] for forecast in known]))
+            counts, fade = np.stack([forecast.counts for forecast in known]), np.array([each.fade for each in known])
+            weights[rest] = self.policy.weights(rows[rest], available[rest], Pending(losses, counts, fade))
         return Choice(weights, lengths)
 
     def begin(self, available: Bools) -> Choice:

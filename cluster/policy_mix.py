@@ -99,7 +99,9 @@ class PolicyMix(Policy):
         """See `Policy`."""
         result: Floats = np.zeros(available.shape)
         for policy, mine in self._by_policy(rows):
-            known = None if pending is None else Pending(pending.losses[mine], pending.counts[mine])
+            known = None
+            if pending is not None:
+                known = Pending(pending.losses[mine], pending.counts[mine], np.asarray(pending.fade)[mine])
             result[mine] = policy.weights(rows[mine], available[mine], known)
         return result
 

@@ -1,15 +1,14 @@
 """What a round costs, fitted online from what targets measured, and the loss that follows from it.
 
-The aim is the least time per token in the long run, which is (mean time per round) / (mean tokens per round). The
-obvious loss, (T_draft + T_verify) / EAL averaged over positions, is not that: it averages reciprocals, so a drafter
-that alternates between 1 and 8 tokens (4.5 on average) looks worse than one that always makes 3. The loss here is
-linear in EAL. With rho = the best drafter's tokens per millisecond, the drafter that maximises EAL - rho T also
-maximises mean EAL / mean T (Dinkelbach 1967), so
+The aim is the least time for a text, and a drafter alone takes as long for it as its rounds are many and long. With
+u_i(t) the chance that a round of the drafter's own begins at position t (`round_chain`) and T_i what its rounds take,
 
-    loss_i = ((K + 1 - EAL_i) + min(rho (T_i - T_min), K + 1)) / (2 (K + 1))
+    loss_i(t) = 3 u_i(t) T_i / T_min,
 
-which lies in [0, 1] for any T. The cut changes no choice: a drafter that costs K + 1 tokens' time more than another
-cannot win it back. Where all drafters cost alike, it is the paper's 1 - EAL/(K + 1), halved.
+which sums to just that, in thirds of the fastest drafter's rounds. The obvious loss, (T_draft + T_verify) / EAL
+averaged over positions, does not: it averages reciprocals, and counts a run of right tokens once for each of them. The
+unit matters to learners with a rate (Hedge, AdaNormalHedge): their papers' rates are for losses that may differ by 1 at
+every position, and those of drafters differ by a third of a round or less. NormalHedge has none.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ from typing import Literal
 import numpy as np
 
 from paceline.actors.messages import DraftTiming
-from paceline.cluster.learner import Bools, Floats, Rows, summed
+from paceline.cluster.learner import Floats
 
 WARM_UP = 2  # first measurements of each kind that do not count: caches fill, kernels compile
 WINDOW = 32  # measurements remembered
-RATE_MEMORY = 64.0  # positions over which a sequence's own EAL is averaged
-RATE_START = 8.0  # positions that the cluster's EAL counts for in a new sequence
+ROUND = 3.0  # what a round counts as a loss
 
 
 class Fit:
@@ -152,56 +150,21 @@ class RoundCost:
 
 
 class RoundLoss:
-    """Turns released EALs into losses in [0, 1], by the configured aim.
+    """Turns the beginnings of drafters' own rounds into losses, by the configured aim.
 
     Args:
-        aim: `eal` is the paper's 1 - EAL/(K+1); `time` is the loss of this module's docstring.
-        max_draft: K.
-        max_sequences: Rows.
+        aim: `eal` counts rounds, whatever they take; `time` is the loss of this module's docstring.
         cost: Where round times come from.
     """
 
-    def __init__(self, aim: Literal["time", "eal"], max_draft: int, max_sequences: int, cost: RoundCost) -> None:
+    def __init__(self, aim: Literal["time", "eal"], cost: RoundCost) -> None:
         self._aim = aim
-        self._most = max_draft + 1
         self._cost = cost
-        self._sum: Floats = np.zeros((max_sequences, 0))
-        self._count: Floats = np.zeros((max_sequences, 0))
 
-    def join(self) -> None:
-        """A new drafter takes the next column."""
-        column = np.zeros((len(self._sum), 1))
-        self._sum = np.hstack([self._sum, column])
-        self._count = np.hstack([self._count, column])
-
-    def open(self, row: int, eal: Floats) -> None:
-        """A new sequence is expected to do as the cluster does: mean EAL [drafters], NaN where unknown."""
-        self._count[row] = np.where(np.isnan(eal), 0.0, RATE_START)
-        self._sum[row] = np.where(np.isnan(eal), 0.0, RATE_START * eal)
-
-    def losses(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:
-        """Losses [positions, drafters] of released positions, of whose row each is; NaN where EAL is NaN.
-
-        `allowed` [positions, drafters]: the drafters among which a sequence's best is looked for.
-        """
-        heard = ~np.isnan(eal)
-        distinct, place = np.unique(rows, return_inverse=True)
-        counts = summed(heard.astype(np.float64), place, len(distinct))
-        keep = (1.0 - 1.0 / RATE_MEMORY) ** counts
-        self._sum[distinct] = keep * self._sum[distinct] + summed(np.where(heard, eal, 0.0), place, len(distinct))
-        self._count[distinct] = keep * self._count[distinct] + counts
-        return self.expected(rows, eal, allowed)
-
-    def expected(self, rows: Rows, eal: Floats, allowed: Bools) -> Floats:
-        """As `losses`, but nothing is learned from these EALs, which are not released."""
-        missed = self._most - eal
+    def losses(self, starts: Floats) -> Floats:
+        """Losses [positions, drafters] of u, NaN where that is NaN; rounds alone count until one was measured."""
         round_ms = self._cost.round_ms() if self._aim == "time" else None
         if round_ms is None:
-            return missed / (self._most if self._aim == "eal" else 2 * self._most)
-        mean = self._sum[rows] / np.maximum(self._count[rows], 1e-9)  # [rows, drafters]; 0 where nothing is known
-        rate = np.where(allowed, mean / round_ms, 0.0).max(
-            axis=1, keepdims=True
-        )  # tokens per ms of the best drafter for this sequence
-        slower = np.minimum(rate * (round_ms - round_ms.min()), self._most)
-        result: Floats = (missed + slower) / (2 * self._most)
+            return ROUND * starts
+        result: Floats = starts * (ROUND * round_ms / round_ms.min())
         return result

@@ -25,9 +25,9 @@ from paceline.actors.messages import (
 )
 from paceline.cluster.awaited_scores import AwaitedScores
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
-from paceline.cluster.drafter_tally import DrafterTally, mean_eal
-from paceline.cluster.gamma_ring import GammaRing, Released, joined
-from paceline.cluster.learner import Rows
+from paceline.cluster.drafter_tally import DrafterTally
+from paceline.cluster.gamma_ring import GammaRing
+from paceline.cluster.learner import Floats, Rows
 from paceline.cluster.learning import Learning
 from paceline.cluster.membership import Membership
 from paceline.cluster.policy_base import Played
@@ -160,7 +160,7 @@ class Selector:
 
         What several reports release is learnt together, which is where the time goes.
         """
-        released: dict[int, list[Released]] = {}
+        released: dict[int, list[Floats]] = {}
         for report in reports:
             self._take(connection, report, released)
             if report.closed:
@@ -169,8 +169,8 @@ class Selector:
                 self._end(connection, report.closed)
         self._learn(released)
 
-    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Released]]) -> None:
-        """Note one report but its ends, and collect the EALs that it releases, by sequence."""
+    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Floats]]) -> None:
+        """Note one report but its ends, and collect what it releases, by sequence."""
         for opened in report.opened:
             self._open(connection, opened)
             self.requests.opened(report.target, opened)
@@ -224,7 +224,7 @@ class Selector:
             running = self._rows(waiting.running)
             self._learning.hear(rows, rings)
             self._learning.price(running, self._access.available(running), waiting.others)
-        choice = self._learning.choice(rows, rings, self._access.available(rows), self._access.allowed(rows))
+        choice = self._learning.choice(rows, rings, self._access.available(rows))
         begin = self._learning.begin(self._access.new)
         self._updates += 1
         update = WeightsUpdate(
@@ -303,7 +303,7 @@ class Selector:
             if not self._free:
                 self._evict()
             row = self._free.pop()
-            ring = self._learning.open(row, opened, self._policy_of(opened), mean_eal(self._tallies))
+            ring = self._learning.open(row, opened, self._policy_of(opened))
             sequence = _Sequence(opened, row, connection, ring)
             self._sequences[opened.seq] = sequence
             self._access.open(row, opened.drafters, self._membership.names)
@@ -324,7 +324,7 @@ class Selector:
         self._connections[sequence.connection].dropped[seq] = None
         self._count("sequences_evicted", 1)
 
-    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Released | None:
+    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Floats | None:
         """Note one round, and add it to `outcomes`; returns what it releases, None of an unknown sequence."""
         column = self._membership.column(played.drafter)
         if not played.drafted:
@@ -362,29 +362,24 @@ class Selector:
         self._count("sequences_of_unknown_policy", 1)
         return ""
 
-    def _learn(self, released: dict[int, list[Released]]) -> None:
+    def _learn(self, released: dict[int, list[Floats]]) -> None:
         """Learn all sequences at once, and some positions of each, since an update costs the same for one as for many.
 
         A sequence that was evicted meanwhile has no learner any more.
         """
-        whole = [part.eal[:, :, -1] for parts in released.values() for part in parts if len(part)]
+        whole = [part[:, :, -1] for parts in released.values() for part in parts if len(part)]
         if whole:
-            for tally, eal in zip(self._tallies, np.concatenate(whole).T, strict=True):
-                tally.released(eal)
+            for tally, starts in zip(self._tallies, np.concatenate(whole).T, strict=True):
+                tally.released(starts)
         alive = {
-            self._sequences[seq].row: joined(parts)
+            self._sequences[seq].row: np.concatenate(parts)
             for seq, parts in released.items()
             if seq in self._sequences and any(len(part) for part in parts)
         }
         for start in range(0, max(map(len, alive.values()), default=0), LEARN_TOGETHER):
-            end = start + LEARN_TOGETHER
-            blocks = {
-                row: Released(part.eal[start:end], part.shares[start:end])
-                for row, part in alive.items()
-                if len(part) > start
-            }
+            blocks = {row: part[start : start + LEARN_TOGETHER] for row, part in alive.items() if len(part) > start}
             rows = np.repeat(np.array(list(blocks), dtype=np.intp), [len(block) for block in blocks.values()])
-            self._learning.learn(rows, joined(blocks.values()), self._access.allowed(rows))
+            self._learning.learn(rows, np.concatenate(list(blocks.values())), self._access.allowed(rows))
 
     def _count(self, reason: str, amount: int) -> None:
         """Count what is refused or lost; log its first time, and then each time it has doubled."""

@@ -50,7 +50,7 @@ class SelectorMemory:
         if kept is None:
             return
         tally.gamma.restore(*kept.gamma)
-        tally.eal.restore(*kept.eal)
+        tally.starts.restore(*kept.starts)
         tally.scored, tally.rounds = kept.scored, kept.rounds
         tally.drafted, tally.accepted = kept.drafted, kept.accepted
         self._cost.restore_draft(column, kept.draft_ms)
@@ -71,7 +71,7 @@ class SelectorMemory:
         for column, (name, tally) in enumerate(zip(names, tallies, strict=True)):
             drafters[name] = DrafterState(
                 gamma=tally.gamma.state,
-                eal=tally.eal.state,
+                starts=tally.starts.state,
                 scored=tally.scored,
                 rounds=tally.rounds,
                 drafted=tally.drafted,

@@ -21,7 +21,7 @@ from paceline.actors.prompt_sketch import BITS
 from paceline.cluster.learner import Floats
 
 FORMAT = "paceline selector state"
-VERSION = 2
+VERSION = 3
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Points = list[tuple[float, float]]  # work, milliseconds
@@ -66,9 +66,10 @@ def _coefficients(text: str) -> str:
 
 
 class ArmPrior(_Document):
-    """What a prior knows of one drafter with each length, or of plain decoding (`learner.Start`)."""
+    """What a prior knows of one drafter with each length, or of plain decoding (`learner.Start`): rounds that it would
+    have needed alone, and those of them in which it was played, of so many positions."""
 
-    regret: list[float]
+    alone: list[float]
     played: list[Amount]
     awake: Amount
 
@@ -80,22 +81,23 @@ def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
         ValueError: one is not.
     """
     for route, prior in priors.items():
-        if {len(prior.regret), len(prior.played)} != {len(lengths)}:
+        if {len(prior.alone), len(prior.played)} != {len(lengths)}:
             raise ValueError(f"expected the prior of route {route!r} to be of {len(lengths)} lengths")
 
 
 class DrafterArms(_Document):
     """One drafter, where the selector sets lengths.
 
-    `lengths` are those that `prior` and `eal` are of: a drafter that has not come for long may have others than the
-    rest. `prior` is by route, the cluster's under ""; `eal` are discounted sums by length, of so many `positions`;
+    `lengths` are those that `prior` and `rounds_alone` are of: a drafter that has not come for long may have others
+    than the rest. `prior` is by route, the cluster's under ""; `rounds_alone` are discounted sums by length, of so many
+    `positions`;
     `truth` is how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
     asked, and then by tokens; `rounds` are counts of rounds, of those that asked, and of shares brought.
     """
 
     lengths: list[Count]
     prior: dict[str, ArmPrior]
-    eal: list[Amount]
+    rounds_alone: list[Amount]
     positions: Amount
     truth: list[tuple[Amount, Amount]]
     wait_ms: dict[Count, Points]
@@ -103,19 +105,20 @@ class DrafterArms(_Document):
 
     @model_validator(mode="after")
     def _of_all_lengths(self) -> DrafterArms:
-        if len(self.eal) != len(self.lengths):
-            raise ValueError(f"expected an EAL for each of {len(self.lengths)} lengths, got {len(self.eal)}")
+        if len(self.rounds_alone) != len(self.lengths):
+            raise ValueError(f"expected rounds for each of {len(self.lengths)} lengths, got {len(self.rounds_alone)}")
         _check_priors(self.prior, self.lengths)
         return self
 
 
 class ArmsState(_Document):
     """The rest of what is known where the selector sets lengths: these, plain decoding's prior, what each prior is
-    worth, and the target's forward by positions."""
+    worth and has heard, and the target's forward by positions."""
 
     lengths: list[Count]
     plain: dict[str, ArmPrior]
     positions: dict[str, Amount]
+    heard: dict[str, Amount]
     forward_ms: Points
 
     @model_validator(mode="after")
@@ -125,13 +128,14 @@ class ArmsState(_Document):
 
 
 class DrafterState(_Document):
-    """One drafter. Means are discounted sums and counts; `regret` is the priors', by route, the cluster's under "".
+    """One drafter. Means are discounted sums and counts, `starts` that of the positions at which a round of its own
+    would have begun; `regret` is the priors', by route, the cluster's under "".
 
     `prompts` are the prompt predictor's coefficients (`packed`); empty where they are all 0.
     """
 
     gamma: tuple[Amount, Amount]
-    eal: tuple[Amount, Amount]
+    starts: tuple[Amount, Amount]
     scored: Count
     rounds: Count
     drafted: Count
@@ -146,7 +150,7 @@ class SelectorState(_Document):
     """All of it. `positions` are what each prior is worth, by route, the longest unused first; "" is the cluster."""
 
     format: Literal["paceline selector state"] = "paceline selector state"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     policy: str
     drafters: dict[str, DrafterState]
     positions: dict[str, Amount]
@@ -173,23 +177,26 @@ def read_state(path: Path) -> SelectorState | None:
     if isinstance(version, int) and version > VERSION:
         raise NewerState(f"{path}: version {version}; this version of paceline reads up to {VERSION}")
     try:
-        return SelectorState.model_validate(_without_arms(document) if version == 1 else document)
+        return SelectorState.model_validate(_of_means(document) if version in (1, 2) else document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BrokenState(f"{path}: is no selector's state ({field}: {first['msg']})") from error
 
 
-def _without_arms(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of version 1 as one of this: what that tells of arms is left out, since it does not say of a drafter
-    which lengths they have."""
+def _of_means(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of version 1 or 2 as one of this. What those learned stands on expected lengths, averaged over
+    positions, which is no number of rounds: it is left out, and what was measured and counted kept."""
     drafters = document.get("drafters")
     if isinstance(drafters, dict):
+        unlearned: dict[str, Any] = {"starts": (0.0, 0.0), "regret": {}, "prompts": "", "arms": None}
         drafters = {
-            name: {field: value for field, value in item.items() if field != "arms"} if isinstance(item, dict) else item
+            name: {field: value for field, value in item.items() if field != "eal"} | unlearned
+            if isinstance(item, dict)
+            else item
             for name, item in drafters.items()
         }
-    return document | {"version": VERSION, "arms": None, "drafters": drafters}
+    return document | {"version": VERSION, "arms": None, "drafters": drafters, "positions": {}}
 
 
 def write_state(path: Path, state: SelectorState) -> None:

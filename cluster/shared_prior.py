@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paceline.cluster.learner import Bools, Floats, Known, Rows, Start
+from paceline.cluster.learner import Bools, Floats, Prices, Rows, Start
 from paceline.cluster.normalhedge import NormalHedge
 
 MAX_ROUTES = 256
@@ -28,13 +28,13 @@ class SharedPrior:
     Args:
         memory: Positions that are remembered, over all of a route's sequences.
         options: As a `Learner` has them.
-        known: As a `Learner` has it; its rows are this prior's.
+        prices: As a `Learner` has them; its rows are this prior's.
     """
 
-    def __init__(self, memory: int = 512, options: int = 1, known: Known | None = None) -> None:
+    def __init__(self, memory: int = 512, options: int = 1, prices: Prices | None = None) -> None:
         self._memory = memory
         self._options = options
-        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / memory, options, known)
+        self._learners = NormalHedge(1 + MAX_ROUTES, 1.0 - 1.0 / memory, options, prices)
         self._positions: Floats = np.zeros(1 + MAX_ROUTES)
         self._rows: OrderedDict[str, int] = OrderedDict()  # route -> row, oldest use first
 
@@ -47,14 +47,13 @@ class SharedPrior:
         """A new drafter takes the next column."""
         self._learners.join()
 
-    def learn(self, routes: Sequence[str], losses: Floats, shares: Floats | None = None) -> None:
+    def learn(self, routes: Sequence[str], losses: Floats) -> None:
         """Each route released a position, with losses [routes, drafters], or with options; an empty route teaches the
-        cluster alone. `shares` as a `Learner` takes them."""
-        shares = np.ones(len(losses)) if shares is None else shares
-        self._learn(_CLUSTER, losses, shares)
+        cluster alone."""
+        self._learn(_CLUSTER, losses)
         for route in set(routes) - {""}:
             mine = np.array([name == route for name in routes])
-            self._learn(self._row(route), losses[mine], shares[mine])
+            self._learn(self._row(route), losses[mine])
 
     def start(self, route: str, share: float, discount: float) -> Start:
         """What a new sequence of this route starts from, where it trusts the prior by `share` and forgets by
@@ -62,7 +61,7 @@ class SharedPrior:
         row = self._row(route)
         scale = share * self.memory(discount) / self._memory
         faded = self._learners.memory(row, scale)
-        law = self._outlook(row, np.ones(len(faded.regret), dtype=np.bool_))[0]
+        law = self._outlook(row, np.ones(len(faded.booked), dtype=np.bool_))[0]
         even = (1.0 - share) / max(len(law), 1)
         return replace(faded, law=share * law + even, positions=scale * self._positions[row])
 
@@ -72,7 +71,7 @@ class SharedPrior:
 
     def regrets(self) -> dict[str, Floats]:
         """Regrets [drafters] by route, the one used longest ago first; "" is the cluster. Without options only."""
-        return {route: start.regret[:, 0] for route, start in self.memories().items()}
+        return {route: start.booked[:, 0] for route, start in self.memories().items()}
 
     def memories(self) -> dict[str, Start]:
         """All that is known by route, in the same order."""
@@ -82,10 +81,13 @@ class SharedPrior:
         """What each is worth, in the same order."""
         return {route: float(self._positions[row]) for route, row in {"": _CLUSTER, **self._rows}.items()}
 
-    def restore_positions(self, positions: Mapping[str, float]) -> None:
-        """Go on from what another life's were worth; routes that are new here are made."""
+    def restore_positions(self, positions: Mapping[str, float], heard: Mapping[str, float] | None = None) -> None:
+        """Go on from what another life's were worth, and with prices from the positions they had; routes that are new
+        here are made."""
         for route, amount in positions.items():
-            self._positions[self._row(route)] = amount
+            row = self._row(route)
+            self._positions[row] = amount
+            self._learners.reset(row, replace(self._learners.memory(row), heard=(heard or {}).get(route, 0.0)))
 
     def restore(self, column: int, regrets: Mapping[str, float]) -> None:
         """Give a drafter its regrets of another life, by route. Without options only."""
@@ -93,13 +95,13 @@ class SharedPrior:
         self.remember(column, {route: (np.full(1, amount), wide, 0.0) for route, amount in regrets.items()})
 
     def remember(self, column: int, known: Mapping[str, tuple[Floats, Floats, float]]) -> None:
-        """Give a drafter what was known of it in another life, by route: regrets and plays [options], and positions at
-        which it was awake."""
-        for route, (regret, played, awake) in known.items():
+        """Give a drafter what was known of it in another life, by route: what was booked and played [options], and the
+        positions at which it was awake."""
+        for route, (booked, played, awake) in known.items():
             row = self._row(route)
             start = self._learners.memory(row)
             if start.played is not None and start.awake is not None:
-                start.regret[column], start.played[column], start.awake[column] = regret, played, awake
+                start.booked[column], start.played[column], start.awake[column] = booked, played, awake
             self._learners.reset(row, start)
 
     def weights(self, available: Bools) -> Floats:
@@ -114,10 +116,9 @@ class SharedPrior:
         weights, options = self._learners.outlook(np.array([row]), available[None])
         return weights[0], options[0]
 
-    def _learn(self, row: int, losses: Floats, shares: Floats) -> None:
-        self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses, shares)
-        total = float(shares.sum())
-        self._positions[row] = (1.0 - 1.0 / self._memory) ** total * self._positions[row] + total
+    def _learn(self, row: int, losses: Floats) -> None:
+        self._learners.learn(np.full(len(losses), row, dtype=np.intp), losses)
+        self._positions[row] = (1.0 - 1.0 / self._memory) ** len(losses) * self._positions[row] + len(losses)
 
     def _row(self, route: str) -> int:
         """The route's row. A new route starts from what the cluster knows."""

@@ -40,7 +40,7 @@ def test_every_setting_has_its_line() -> None:
     made = settings_table.table()
     for line in (
         "| `max_draft` | whole number, at least 1, at most 64 | `7` |",
-        "| `draft_length` | `learned` or `measured` or `longest` | `measured` |",
+        "| `draft_length` | `learned` or `measured` or `longest` | `learned` |",
         "| `dtype` | `float32` or `bfloat16` or `float16` | `bfloat16` |",
         "| `deadline_ms` | number, more than 0, at most 60000 | `250.0` |",
         "### `options` of kind `suffix`",

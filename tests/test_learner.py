@@ -67,11 +67,11 @@ def test_a_batch_equals_each_row_alone(kind: type[Learner]) -> None:
 def test_zero_information_changes_nothing(kind: type[Learner]) -> None:
     learner = made(kind, 4, discount=0.9)
     learner.learn(ROW, np.array([[0.2, 0.6, 0.4, 0.5]]))
-    before, regret = weights(learner, 4), learner.memory(0).regret[:, 0]
+    before, regret = weights(learner, 4), learner.memory(0).booked[:, 0]
     learner.learn(ROW, np.full((1, 4), np.nan))  # nobody was awake
     learner.learn(np.zeros(3, dtype=np.intp), np.full((3, 4), np.nan))
     nothing = Pending(np.full((1, 4), np.nan), np.zeros((1, 4)))
-    assert learner.memory(0).regret[:, 0].tolist() == regret.tolist()
+    assert learner.memory(0).booked[:, 0].tolist() == regret.tolist()
     assert learner.weights(ROW, np.ones((1, 4), dtype=bool), nothing)[0].tolist() == before.tolist()
     untaught = made(kind, 4)
     for _ in range(5):
@@ -95,7 +95,7 @@ def test_permuting_drafters_permutes_weights(kind: type[Learner]) -> None:
 def test_a_sleeper_gets_no_regret(kind: type[Learner]) -> None:
     learner = made(kind, 3)
     learner.learn(ROW, np.array([[0.2, 0.6, np.nan]]))
-    np.testing.assert_allclose(learner.memory(0).regret[:, 0], [0.2, -0.2, 0.0])
+    np.testing.assert_allclose(learner.memory(0).booked[:, 0], [0.2, -0.2, 0.0])
 
 
 @every
@@ -114,11 +114,11 @@ def test_pending_losses_count_in_the_weights_and_are_not_booked(kind: type[Learn
     learner = made(kind, 3)
     for _ in range(10):
         learner.learn(ROW, np.array([[0.5, 0.45, 0.6]]))
-    before, regret = weights(learner, 3), learner.memory(0).regret[:, 0]
+    before, regret = weights(learner, 3), learner.memory(0).booked[:, 0]
     hint = Pending(np.array([[0.1, 0.9, np.nan]]), np.array([[14.0, 14.0, 0.0]]))
     hinted = learner.weights(ROW, np.ones((1, 3), dtype=bool), hint)[0]
     assert hinted[0] > max(before[0], 0.9)
-    assert learner.memory(0).regret[:, 0].tolist() == regret.tolist()
+    assert learner.memory(0).booked[:, 0].tolist() == regret.tolist()
     assert weights(learner, 3).tolist() == before.tolist()
 
 

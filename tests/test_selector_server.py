@@ -57,7 +57,7 @@ class Place:
         self.asked = 0
 
     def start(self, **settings: object) -> None:
-        speculation = SpeculationConfig(max_draft=K, catch_up_tokens=C)
+        speculation = SpeculationConfig(max_draft=K, catch_up_tokens=C, draft_length="measured")
         core = Selector(
             SelectorConfig.model_validate({"loss": "eal", **settings}), speculation, HEARTBEAT_S, time.monotonic
         )

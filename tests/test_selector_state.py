@@ -236,16 +236,16 @@ def test_a_drafter_that_was_away_while_lengths_changed_begins_anew(most: int) ->
     assert ours["b"] is not None
     assert ours["new"] is not None
     assert written.drafters["a"].arms is not None
-    assert (ours["a"].eal, ours["a"].positions) == (
-        written.drafters["a"].arms.eal,
+    assert (ours["a"].rounds_alone, ours["a"].positions) == (
+        written.drafters["a"].arms.rounds_alone,
         written.drafters["a"].arms.positions,
     )
-    assert (ours["b"].eal, ours["b"].positions) == (ours["new"].eal, 0.0)
+    assert (ours["b"].rounds_alone, ours["b"].positions) == (ours["new"].rounds_alone, 0.0)
     assert ours["b"].lengths == ours["a"].lengths
     assert came["b"].gamma == old.selector.state().drafters["b"].gamma, "all else is taken back"
 
 
-@pytest.mark.parametrize(("field", "value"), [("lengths", [1, 2]), ("eal", [1.0]), ("prior", None)])
+@pytest.mark.parametrize(("field", "value"), [("lengths", [1, 2]), ("rounds_alone", [1.0]), ("prior", None)])
 def test_arms_of_other_lengths_than_they_say_are_broken(tmp_path: Path, field: str, value: object) -> None:
     life = Life("a", lengths="learned")
     life.traffic(1, {"a": 0.5})
@@ -253,13 +253,15 @@ def test_arms_of_other_lengths_than_they_say_are_broken(tmp_path: Path, field: s
     write_state(path, life.selector.state())
     document = json.loads(path.read_text())
     arms = document["drafters"]["a"]["arms"]
-    arms[field] = {"": arms["prior"][""] | {"regret": [1.0]}} if value is None else value
+    arms[field] = {"": arms["prior"][""] | {"alone": [1.0]}} if value is None else value
     path.write_text(json.dumps(document))
     with pytest.raises(BrokenState, match=r"drafters\.a\.arms: .*lengths"):
         read_state(path)
 
 
-def test_the_first_version_is_read_but_for_its_arms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_of_earlier_versions_what_was_measured_and_counted_is_read(tmp_path: Path, version: int) -> None:
+    """What they learned stands on another kind of mean."""
     life = Life("a", "b", lengths="learned")
     life.traffic(1, {"a": 0.5, "b": 0.9})
     path = tmp_path / "state.json"
@@ -267,14 +269,22 @@ def test_the_first_version_is_read_but_for_its_arms(tmp_path: Path) -> None:
     write_state(path, state)
     assert read_state(path) == state
     document = json.loads(path.read_text())
-    assert document["version"] == 2
-    path.write_text(json.dumps(document | {"version": 1}))
-    drafters = {name: item.model_copy(update={"arms": None}) for name, item in state.drafters.items()}
-    assert read_state(path) == state.model_copy(update={"arms": None, "drafters": drafters})
-    for kept in (document, *document["drafters"].values()):
-        del kept["arms"]
-    path.write_text(json.dumps(document | {"version": 1}))
-    assert read_state(path) == state.model_copy(update={"arms": None, "drafters": drafters}), "without the field, too"
+    assert document["version"] == 3
+    for kept in document["drafters"].values():
+        del kept["starts"]
+        kept["eal"] = [40.0, 20.0]
+        if version == 1:
+            del kept["arms"]
+    path.write_text(json.dumps(document | {"version": version}))
+    unlearned = {"starts": (0.0, 0.0), "regret": {}, "prompts": "", "arms": None}
+    drafters = {name: item.model_copy(update=unlearned) for name, item in state.drafters.items()}
+    assert read_state(path) == state.model_copy(update={"arms": None, "positions": {}, "drafters": drafters})
+    later = Life()
+    later.selector.restore(read_state(path) or state)
+    later.join("a", "b")
+    assert [item.scored for item in later.selector.snapshot().drafters] == [
+        item.scored for item in life.selector.snapshot().drafters
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +300,14 @@ def test_a_broken_file_is_told_from_a_newer_one(tmp_path: Path, content: str) ->
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rounds", -1), ("eal", [1.0]), ("draft_ms", [[1.0, "x"]]), ("prompts", "no"), ("prompts", "AAAA"), ("more", 1)],
+    [
+        ("rounds", -1),
+        ("starts", [1.0]),
+        ("draft_ms", [[1.0, "x"]]),
+        ("prompts", "no"),
+        ("prompts", "AAAA"),
+        ("more", 1),
+    ],
 )
 def test_values_that_cannot_be_are_broken(taught: Life, tmp_path: Path, field: str, value: object) -> None:
     path = tmp_path / "state.json"
@@ -335,9 +352,9 @@ def test_a_broken_file_is_put_aside_with_a_warning(tmp_path: Path, caplog: pytes
 
 def test_a_newer_file_is_neither_read_nor_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "state.json"
-    content = '{"format": "paceline selector state", "version": 3, "more": true}'
+    content = '{"format": "paceline selector state", "version": 4, "more": true}'
     path.write_text(content)
-    with pytest.raises(NewerState, match="version 3"):
+    with pytest.raises(NewerState, match="version 4"):
         read_state(path)
     kept = keeper(Life("a"), path)
     kept.start()

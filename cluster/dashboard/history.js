@@ -112,6 +112,11 @@ function add(sums, values) {
 
 function weightsOf(point) {
   if (!point || !point.weights) return { by: {}, total: 0 };
-  const total = Object.values(point.weights).reduce((sum, weight) => sum + weight, 0);
-  return total ? { by: point.weights, total } : { by: { [PLAIN]: 1 }, total: 1 };
+  return { by: withPlain(point.weights), total: 1 };
+}
+
+// What weights leave to 1 is plain decoding's.
+export function withPlain(weights) {
+  const rest = 1 - Object.values(weights).reduce((sum, weight) => sum + weight, 0);
+  return rest > 0.001 ? { ...weights, [PLAIN]: rest } : weights;
 }

@@ -1,5 +1,6 @@
 // The panels that are not charts: tiles, drafters, acceptance, requests, actors. Each takes data and fills its part of
 // the page; text goes in as text, never as HTML.
+import { withPlain } from "./history.js";
 import { PLAIN, classOf, names, present, swatch } from "./palette.js";
 
 const $ = (id) => document.getElementById(id);
@@ -61,9 +62,10 @@ export function showDrafters(history, state) {
   const { by, total } = history.rounds(history.now - 1);
   const known = new Map((state ? state.drafters : []).map((drafter) => [drafter.name, drafter]));
   const usable = new Set(point.usable || []);
+  const weights = point.weights ? withPlain(point.weights) : {};
   const rows = present().map((name) => {
     const share = total ? (by[name] || 0) / total : null;
-    const weight = point.weights ? point.weights[name] : undefined;
+    const weight = weights[name];
     const { kind, gamma, draft_ms: draftMs } = known.get(name) || {};
     const up = name === PLAIN || usable.has(name) || (!point.usable && known.get(name)?.up);
     const label = element("span", { className: "drafter-name" }, swatch(name), name);

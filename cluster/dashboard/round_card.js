@@ -1,8 +1,9 @@
 // What is known of one round, as the playground and a request's window show it.
+import { withPlain } from "./history.js";
 import { PLAIN, classOf, swatch } from "./palette.js";
 import { element, milliseconds, percent } from "./panels.js";
 
-const WEIGHTS = 6; // drafters shown
+const WEIGHTS = 6; // shown
 
 export function heading(round) {
   if (!round.drafted) return `Round ${round.place + 1}: plain`;
@@ -12,9 +13,8 @@ export function heading(round) {
 // round: {place, drafter, drafted, accepted, own, weights}, and where they are known verify_ms and wait_ms.
 export function roundCard(round, rounds) {
   const name = round.drafted ? round.drafter : PLAIN;
-  const weights = Object.entries(round.weights || {}).sort((a, b) => b[1] - a[1]);
-  const sum = weights.reduce((total, [, weight]) => total + weight, 0) || 1;
-  const shown = weights.slice(0, WEIGHTS).filter(([, weight]) => weight / sum >= 0.005);
+  const weights = Object.entries(round.weights ? withPlain(round.weights) : {}).sort((a, b) => b[1] - a[1]);
+  const shown = weights.slice(0, WEIGHTS).filter(([, weight]) => weight >= 0.005);
   const times = [];
   if (round.verify_ms) times.push(`verified in ${milliseconds(round.verify_ms)}`);
   if (round.drafted && round.wait_ms !== undefined) times.push(`waited ${milliseconds(round.wait_ms)} for the draft`);
@@ -26,10 +26,10 @@ export function roundCard(round, rounds) {
     ...(shown.length ? [element("h3", { text: "Weights when it was chosen" })] : []),
     element("ul", { className: "legend" }, ...shown.map(([drafter, weight]) => {
       const fill = element("span", { className: `bar-fill ${classOf(drafter)}` });
-      fill.style.width = `${(100 * weight) / sum}%`;
+      fill.style.width = `${100 * weight}%`;
       return element("li", {}, swatch(drafter), element("span", { className: "legend-name", text: drafter }),
         element("span", { className: "bar", "aria-hidden": "true" }, fill),
-        element("span", { className: "share", text: percent(weight / sum) }));
+        element("span", { className: "share", text: percent(weight) }));
     })),
   ];
 }

@@ -231,8 +231,8 @@ DRAFTER_EAL = Metric(
     "paceline_drafter_expected_accepted_length",
     "gauge",
     "tokens",
-    "Expected accepted length (EAL): tokens that a round with its longest draft brings, the bonus token included, over "
-    "the last positions it was scored at, whoever pulled.",
+    "Expected accepted length (EAL): tokens of a round, bonus token included, had it alone made all drafts, each "
+    "as long as may be, over the last positions it was scored at, whoever pulled.",
     ("drafter",),
 )
 DRAFTER_ACCEPTANCE = Metric(
