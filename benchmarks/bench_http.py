@@ -55,7 +55,7 @@ class EngineHere:
 
     def _run(self, folder: Path, made: SimpleQueue[Engine]) -> None:
         torch.set_num_threads(torch.get_num_threads())  # the engine's thread makes the team, as in a replica
-        model = load_model(folder, dtype="bfloat16", kv_tokens=4096)
+        model = load_model(folder, dtype="bfloat16")  # no bound on memory, and so nothing kept of earlier prompts
         board = OneDrafterBoard(Member("drafter", "none", ""))
         pool = SessionPool(lambda: (), _no_link, vocab_size=model.vocab_size, catch_up_tokens=8, deadline_s=1.0)
         engine = Engine(model, pool, board, EngineLimits(max_context=2048, max_tokens_in_flight=2048))
@@ -72,6 +72,7 @@ class EngineHere:
         while True:
             chunk = arrived.get(timeout=60)
             assert isinstance(chunk, Chunk), chunk
+            assert chunk.cached == 0, "a prompt's beginning was known"
             if chunk.token_ids and not chunks:
                 first = time.perf_counter() - began
             chunks += bool(chunk.token_ids)
