@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,13 @@ T = TypeVar("T")
 async def interleave(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
     """Yield the items of all sources; items that are there together come in the order of the sources.
 
-    Reads at most one item ahead of each. Raises what a source raises, after closing the others.
+    Reads at most one item ahead of each where there are several. Raises what a source raises, after closing the others.
     """
+    if len(sources) == 1:  # nothing to wait for side by side, and so no task for each item
+        async with aclosing(sources[0]) as only:
+            async for alone in only:
+                yield alone
+        return
     reading = {index: asyncio.create_task(_read(source)) for index, source in enumerate(sources)}
     try:
         while reading:

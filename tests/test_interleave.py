@@ -28,6 +28,25 @@ async def test_every_item_comes_once_and_a_slow_stream_holds_no_other_up() -> No
     assert sorted(closed) == [0, 1, 2]
 
 
+async def test_a_lone_stream_is_read_in_the_readers_task_and_closed_when_the_reader_leaves() -> None:
+    readers: set[object] = set()
+    closed: list[int] = []
+
+    async def source() -> AsyncGenerator[int]:
+        try:
+            for number in range(100):
+                readers.add(asyncio.current_task())
+                yield number
+        finally:
+            closed.append(0)
+
+    lone = interleave([source()])
+    assert [await anext(lone) for _ in range(3)] == [0, 1, 2]
+    await lone.aclose()
+    assert closed == [0]
+    assert readers == {asyncio.current_task()}
+
+
 async def test_what_one_raises_is_raised_and_the_others_are_closed() -> None:
     async def failing() -> AsyncGenerator[tuple[int, int]]:
         yield 9, 9
