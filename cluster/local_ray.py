@@ -27,6 +27,7 @@ import ray
 
 from paceline.actors.errors import NotReady
 from paceline.actors.priority import wait_for_gaps
+from paceline.cluster.serve_links import direct_links
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class LocalRay:
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
         self._owner = (self.folder / _OWNER).open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
-        with connecting(self.folder):
+        with connecting(self.folder), direct_links():
             ray.init(
                 address="local",
                 include_dashboard=False,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
+import psutil
 import pytest
 from bad_input_cases import CASES, check_case
 from live_cluster import DRAFTERS, PORTS, ROOT, ask, body, model_name, prompts, text_of, wait_until
@@ -78,6 +79,12 @@ def test_every_grpc_server_listens_where_the_firewall_lets_it(live: ServedProces
     addresses = {actor["name"]: actor["address"] for actor in live.status()["actors"] if actor["address"]}
     assert set(addresses) == {"selector", *DRAFTERS}
     assert all(PORTS[0] <= int(address.rpartition(":")[2]) <= PORTS[1] for address in addresses.values()), addresses
+
+
+def test_the_processes_that_serve_pass_chunks_on_directly(live: ServedProcess) -> None:
+    pids = {actor["name"]: actor["pid"] for actor in live.status()["actors"]}
+    for name in ("ingress", "target"):
+        assert psutil.Process(pids[name]).environ()["RAY_SERVE_USE_GRPC_BY_DEFAULT"] == "1", name
 
 
 def test_after_all_bad_input_a_good_request_works(live: ServedProcess) -> None:
