@@ -105,6 +105,7 @@ class FakeBackend:
         self.ready = True
         self.log: RequestLog | None = None
         self.usable: tuple[str, ...] = ("ngram",)
+        self.actors = [ActorStatus("target", "target", "10.0.0.1", "cpu", "up", 7)]
         self.samples: dict[str, Samples] = {}
         self.kinds = {"ngram": "ngram", "suffix": "suffix"}
 
@@ -178,7 +179,7 @@ class FakeBackend:
             model=MODEL,
             policy="normalhedge",
             selector_up=True,
-            actors=[ActorStatus("target", "target", "10.0.0.1", "cpu", "up", 7)],
+            actors=self.actors,
             drafters=[
                 DrafterState(name, kind, name in self.usable, 0.5, 0.5, 1.0, 1, 2, 1, 0.1)
                 for name, kind in self.kinds.items()

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paceline.actors.errors import Unauthorized
 from paceline.actors.messages import RoundContext, SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
+from paceline.cluster.backend import ActorStatus
 from paceline.cluster.http_errors import error_reply
 from paceline.cluster.request_log import RequestLog
 from paceline.cluster.served_process import free_port
@@ -69,6 +70,36 @@ def test_a_fresh_page_says_that_it_is_empty_and_fills_while_requests_run(
         drafters = chromium.text("#drafters tbody")
         assert "75 %" in drafters, "ngram's weight"
         assert "suffixdown" in drafters
+
+
+def test_actors_stand_under_their_hosts_with_what_is_down(
+    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
+) -> None:
+    backend.actors += [
+        ActorStatus("math", "head", "10.0.0.2", "cpu", "up", 8, "10.0.0.2:8101", sessions=2),
+        ActorStatus("ngram", "ngram", "10.0.0.2", "cpu", "down", 9, "10.0.0.2:8102", detail="no answer for 3 s"),
+    ]
+    with opened(chromium, backend, tokenizer):
+        chromium.wait("document.querySelectorAll('#actors .node').length === 2", "two hosts")
+        hosts = "[...document.querySelectorAll('#actors .node')]"
+        shown = chromium.evaluate(f"{hosts}.map(e => e.innerText.split(/\\s*\\n\\s*/))")
+        assert shown == [
+            ["10.0.0.1", "1 up", "target", "up", "cpu · pid 7"],
+            [
+                "10.0.0.2",
+                "1 of 2 up",
+                "math",
+                "head",
+                "up",
+                "cpu · pid 8 · :8101",
+                "2 sequences",
+                "ngram",
+                "down",
+                "no answer for 3 s",
+            ],
+        ]
+        tops = chromium.evaluate(f"{hosts}.map(e => e.getBoundingClientRect().top)")
+        assert tops[0] == tops[1], "side by side on a wide screen"
 
 
 def test_the_theme_is_the_systems_until_one_is_chosen_and_then_kept(

@@ -199,8 +199,14 @@ export function showActors(state) {
   }
   const nodes = byNode(state.actors);
   box.replaceChildren(...[...nodes].sort().map(([node, actors]) => element("section", { className: "node" },
-    element("h3", { text: node || "nowhere yet" }),
+    element("h3", {}, element("span", { className: "mono", text: node || "nowhere yet" }),
+      element("span", { className: "node-up", text: upCount(actors) })),
     element("ul", {}, ...actors.map(actorCard)))));
+}
+
+function upCount(actors) {
+  const up = actors.filter((actor) => actor.state === "up").length;
+  return up === actors.length ? `${up} up` : `${up} of ${actors.length} up`;
 }
 
 function byNode(actors) {
@@ -210,7 +216,9 @@ function byNode(actors) {
 }
 
 function actorCard(actor) {
-  const facts = [actor.device, actor.pid ? `pid ${actor.pid}` : "", actor.address].filter(Boolean).join(" · ");
+  const own = actor.address.startsWith(`${actor.node}:`);  // the host is what stands above it
+  const address = own ? actor.address.slice(actor.node.length) : actor.address;
+  const facts = [actor.device, actor.pid ? `pid ${actor.pid}` : "", address].filter(Boolean).join(" · ");
   const held = actor.sessions && actor.state === "up" ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
   return element("li", { className: `actor is-${actor.state}`, title: actor.detail || facts },
     element("p", {}, element("span", { className: "dot", "aria-hidden": "true" }), element("b", { text: actor.name }),
