@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 from check_lossless import decode
-from cluster_watch import TOKENS, Board, Ride, ask, is_up, say, text_of, wait_until
+from cluster_watch import TOKENS, Board, Place, Ride, ask, is_up, say, text_of, wait_until
 from host_footprint import OPERATOR, Footprint, footprint, hosts_not_terminated
 from provenance import provenance
 from rich.console import Console
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
 WORK = Path("/tmp/three-hosts")
 # Settings by which Ray gives a silent host up sooner than by its own.
-IMPATIENCE = re.compile(r"(RAY_health_check_\w+|AUTOSCALER_HEARTBEAT_TIMEOUT_S)=\d+")
+IMPATIENCE = re.compile(r"RAY_health_check_\w+=\d+")
 
 Rows = list[tuple[str, float, str]]
 
@@ -50,8 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two light drafters, one short cut")
     parser.add_argument("--prompts", type=int, default=6)
-    parser.add_argument("--pictures", type=Path, default=None, help="folder for pictures of the dashboard")
+    parser.add_argument(
+        "--pictures", type=Path, default=None, help="folder in the checkout for the dashboard's picture"
+    )
     options = parser.parse_args()
+    if options.pictures is not None and not (ROOT / options.pictures).resolve().is_relative_to(ROOT):
+        parser.error(f"--pictures {options.pictures}: expected a folder in the checkout, since others are hidden here")
     head, *workers = os.environ["THREE_HOSTS"].split()
     url = f"http://{head}:8000"
     rows: Rows = []
@@ -92,27 +96,31 @@ def ride(
 ) -> list[str]:
     """Requests without a pause while a link is cut and mended; returns what was lost."""
     with Board(url) as board, Ride(url, expected) as asking:
-        board.wait_for("the drafters are seen", lambda nodes: len(set(nodes.values())) > 1, 60)
-        before = dict(board.nodes)
-        theirs = {name for name, node in before.items() if node == victim}
+        board.wait_for("the drafters are seen", lambda now: len({place.node for place in now.values()}) > 1, 60)
+        before = dict(board.places)
+        theirs = {name for name, place in before.items() if place.node == victim}
         assert theirs, f"no drafter on {victim}: {before}"
-        assert head not in before.values(), f"a drafter on the head: {before}"
+        assert head not in {place.node for place in before.values()}, f"a drafter on the head: {before}"
         crossed(url, expected, before, rows)
         if options.pictures is not None:
-            picture(url, options.pictures, "dashboard-hosts")
+            picture(url, options.pictures, "three-hosts")
         cut_shortly(victim, before, theirs, board, asking, rows)
         if not options.quick:
             cut_for_long(head, victim, before, theirs, board, asking, rows)
-        crossed(url, expected, {name: node for name, node in board.nodes.items() if node == victim}, rows)
+        crossed(url, expected, {name: place for name, place in board.places.items() if place.node == victim}, rows)
     rows.append(("requests all the while", asking.asked, f"{len(asking.wrong)} lost or wrong"))
     rows.append(("slowest answer", asking.slowest_s, ""))
     return asking.wrong
 
 
-def cut_shortly(victim: str, before: dict[str, str], theirs: set[str], board: Board, asking: Ride, rows: Rows) -> None:
+def cut_shortly(
+    victim: str, before: dict[str, Place], theirs: set[str], board: Board, asking: Ride, rows: Rows
+) -> None:
     """A cable out and in again: Ray does not notice, and the same processes go on."""
     link(victim, "down")
-    silent_s = board.wait_for("its drafters are silent", lambda nodes: not any(nodes.get(name) for name in theirs), 60)
+    silent_s = board.wait_for(
+        "its drafters are silent", lambda now: not any(now[name].node for name in theirs & set(now)), 60
+    )
     rows.append((f"link of {victim} cut, until its drafters are seen not to answer", silent_s, ""))
     asking.wait_for(1)
     link(victim, "up")
@@ -121,26 +129,32 @@ def cut_shortly(victim: str, before: dict[str, str], theirs: set[str], board: Bo
 
 
 def cut_for_long(
-    head: str, victim: str, before: dict[str, str], theirs: set[str], board: Board, asking: Ride, rows: Rows
+    head: str, victim: str, before: dict[str, Place], theirs: set[str], board: Board, asking: Ride, rows: Rows
 ) -> None:
-    """Until Ray has given the host up, which then has to start anew."""
+    """Until Ray has given the host up, which then has to start anew: its old processes answer once more, and end."""
     rest = set(before) - theirs
     started = time.monotonic()
     link(victim, "down")
     wait_until(lambda: victim not in alive(head), 120, "Ray gives the node up")
     rows.append((f"link of {victim} cut, until Ray has given the host up", time.monotonic() - started, ""))
-    board.wait_for("its drafters are left out", lambda nodes: set(nodes) == rest, 60)
+    board.wait_for("its drafters are left out", lambda now: set(now) == rest, 60)
     rows.append(("... until the target has, too", time.monotonic() - started, f"left: {', '.join(sorted(rest))}"))
     asking.wait_for(4)
     link(victim, "up")
-    back_s = board.wait_for("its drafters are back", lambda now: now.keys() == before.keys() and all(now.values()), 300)
+    back_s = board.wait_for("its drafters are back", lambda now: is_anew(now, before, theirs, victim), 300)
     rows.append(("mended, until its drafters, started anew, answer", back_s, ""))
     asking.wait_for(4)
 
 
-def crossed(url: str, expected: dict[str, str], drafters: dict[str, str], rows: Rows) -> None:
+def is_anew(now: dict[str, Place], before: dict[str, Place], theirs: set[str], victim: str) -> bool:
+    """Whether every drafter answers, and the lost host's do so from other processes on it."""
+    there = all(now[name].node == victim for name in theirs & set(now))
+    return now.keys() == before.keys() and there and not any(now[name].pid == before[name].pid for name in theirs)
+
+
+def crossed(url: str, expected: dict[str, str], drafters: dict[str, Place], rows: Rows) -> None:
     """Every drafter drafts for the target over the network, and the text stays what it was."""
-    for name, node in drafters.items():
+    for name, (node, _) in drafters.items():
         accepted = rounds = 0
         for prompt, text in expected.items():
             reply = ask(url, prompt, paceline={"drafter": name})
@@ -236,7 +250,7 @@ def picture(url: str, folder: Path, name: str) -> None:
         sys.executable,
         str(ROOT / "tests" / "dashboard_pictures.py"),
         url,
-        str(folder.resolve()),
+        str((ROOT / folder).resolve()),
         "--watch",
         name,
         "--seconds",

@@ -9,11 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 TOKENS = 48  # of an answer
+
+
+class Place(NamedTuple):
+    """Where an actor runs: its host, and its process there. Neither is known of one that does not answer."""
+
+    node: str
+    pid: int
 
 
 class Ride:
@@ -61,7 +68,7 @@ class Board:
         self._url = url
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.nodes: dict[str, str] = {}  # of the drafters that can be asked
+        self.places: dict[str, Place] = {}  # of the drafters that are not known to be down
 
     def __enter__(self) -> Board:
         self._thread.start()
@@ -71,10 +78,10 @@ class Board:
         self._done.set()
         self._thread.join()
 
-    def wait_for(self, what: str, condition: Callable[[dict[str, str]], bool], within_s: float) -> float:
-        """Seconds until the drafters that are up, with their nodes, are as they should be."""
+    def wait_for(self, what: str, condition: Callable[[dict[str, Place]], bool], within_s: float) -> float:
+        """Seconds until the drafters that are up, with their places, are as they should be."""
         started = time.monotonic()
-        wait_until(lambda: condition(self.nodes), within_s, what)
+        wait_until(lambda: condition(self.places), within_s, what)
         return time.monotonic() - started
 
     def _run(self) -> None:
@@ -82,12 +89,14 @@ class Board:
             try:
                 status = httpx.get(f"{self._url}/v1/paceline/status", timeout=10).json()
                 usable = {drafter["name"] for drafter in status["drafters"] if drafter["up"]}
-                nodes = {actor["name"]: actor["node"] for actor in status["actors"] if actor["name"] in usable}
+                actors = (actor for actor in status["actors"] if actor["name"] in usable)
+                places = {actor["name"]: Place(actor["node"], actor["pid"]) for actor in actors}
             except (httpx.HTTPError, ValueError, KeyError):
                 continue
-            if nodes != self.nodes:
-                self.nodes = nodes
-                say("drafters: " + (", ".join(f"{name} on {node}" for name, node in nodes.items()) or "none"))
+            if places != self.places:
+                self.places = places
+                seen = (f"{name} on {place.node or '?'}" for name, place in places.items())
+                say("drafters: " + (", ".join(seen) or "none"))
 
 
 def ask(url: str, prompt: str, **fields: Any) -> dict[str, Any]:
