@@ -37,6 +37,10 @@ STAYS = {
     "~/ray_bootstrap_key.pem": "the key with which the head reaches its workers",
     "~/serve.yaml": "put there by this check",
     "~/.cache": "numba's and torch's compiled code",
+    "/tmp/torchinductor_*": "the same",
+    "/tmp/ray-config-*": "the cluster file as `ray up` last read it, at the operator",
+    "/tmp/ray_ssh_*": "empty: where `ray up` shared connections of ssh",
+    "/tmp/pymp-*": "empty: of Ray's own dashboard, which `ray stop` ends without leave to tidy up",
     "/tmp/ray": "logs of past sessions; at the operator, that the cluster's hosts are `terminated`",
 }
 
@@ -52,12 +56,16 @@ class Footprint:
         return [
             f"{sort}: {thing}"
             for sort, thing in sorted(self.things - before.things)
-            if sort in RUNNING or not any(fnmatch.fnmatch(thing, name) for name in STAYS)
+            if sort in RUNNING or not _stays(thing)
         ]
 
     def staying(self, before: Footprint) -> list[str]:
         """Files that have come and are known to stay."""
-        return sorted(thing for sort, thing in self.things - before.things if sort not in RUNNING and thing in STAYS)
+        return sorted(thing for sort, thing in self.things - before.things if sort not in RUNNING and _stays(thing))
+
+
+def _stays(file: str) -> bool:
+    return any(fnmatch.fnmatch(file, name) for name in STAYS)
 
 
 def footprint(host: str) -> Footprint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -62,7 +63,9 @@ class Browser:
         command = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--no-proxy-server"]
         command += ["--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking"]
         command += ["--remote-debugging-port=0", f"--user-data-dir={self._folder.name}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # What it puts into a home and into /tmp goes with its own folder.
+        environment = {**os.environ, "HOME": self._folder.name, "TMPDIR": self._folder.name}
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         try:
             self._attach()
         except BaseException:
