@@ -84,7 +84,12 @@ def main() -> None:
         with timed(rows, "ray down", ""):
             run("ray", "down", "--yes", str(WORK / "cluster.yaml"))
     started = time.monotonic()
+    said: list[str] = []
     while any((left := left_behind(before)).values()) and time.monotonic() < started + 60:
+        still = [f"{host} {line:.50}" for host, lines in left.items() for line in lines]
+        if still != said:
+            say(f"still there: {'; '.join(still)}")
+            said = still
         time.sleep(1)
     rows.append(("until nothing is left behind on any host", time.monotonic() - started, ""))
     report(rows, lost, left, before)
