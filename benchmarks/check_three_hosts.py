@@ -84,12 +84,10 @@ def main() -> None:
         with timed(rows, "ray down", ""):
             run("ray", "down", "--yes", str(WORK / "cluster.yaml"))
     started = time.monotonic()
-    said: list[str] = []
+    said = ""
     while any((left := left_behind(before)).values()) and time.monotonic() < started + 60:
-        still = [f"{host} {line:.50}" for host, lines in left.items() for line in lines]
-        if still != said:
-            say(f"still there: {'; '.join(still)}")
-            said = still
+        if said != (said := ", ".join(f"{len(lines)} on {host}" for host, lines in left.items() if lines)):
+            say(f"still there: {said}")
         time.sleep(1)
     rows.append(("until nothing is left behind on any host", time.monotonic() - started, ""))
     report(rows, lost, left, before)
