@@ -94,10 +94,9 @@ class HeldWeights:
             return general
         allowed = {name: weight for name, weight in general.items() if name in only}
         if sum(allowed.values()) > 0:
-            if self._prior_lengths:  # what others would have had is not plain decoding's
-                rest = max(1.0 - sum(general.values()), 0.0) + sum(allowed.values())
-                allowed = {name: weight / rest for name, weight in allowed.items()}
-            return allowed
+            plain = max(1.0 - sum(general.values()), 0.0) if self._prior_lengths else 0.0
+            rest = plain + sum(allowed.values())  # what others would have had is not plain decoding's
+            return {name: weight / rest for name, weight in allowed.items()}
         return dict.fromkeys(only, 1.0 / len(only))
 
     def lengths(self, seq: int) -> Mapping[str, int]:

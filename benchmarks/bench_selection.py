@@ -70,10 +70,10 @@ POLICIES: dict[str, dict[str, Any]] = {  # label -> policy and settings
 }
 COUNTS = (2, 4, 7, 16, 32, 64)
 DELAYS: dict[str, dict[str, int]] = {  # when the loss of position s is released
-    f"s + {MAX_DRAFT}": {"delay": MAX_DRAFT},
+    f"s + {MAX_DRAFT + 1}": {"delay": MAX_DRAFT + 1},
     f"s + {SHIPPED_DELAY}": {"delay": SHIPPED_DELAY},
     "s + 64": {"delay": 64},
-    "at multiples of 64": {"delay": 2 * MAX_DRAFT, "burst": 64},
+    "at multiples of 64": {"delay": MAX_DRAFT + 1, "burst": 64},
 }
 
 

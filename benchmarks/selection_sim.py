@@ -24,7 +24,7 @@ from paceline.cluster.shared_prior import SharedPrior
 MAX_DRAFT = 7
 BEST, OTHERS, SPREAD = 0.88, 0.62, 0.03
 LAG = 8  # tokens that a drafter which is not chosen may lag: the shipped `speculation.catch_up_tokens`
-SHIPPED_DELAY = MAX_DRAFT + LAG
+SHIPPED_DELAY = MAX_DRAFT + 1 + LAG
 BIN = 16  # tokens
 
 Floats = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ def draw_streams(runs: int, tokens: int, drafters: int, seed: int = 0, segments:
     """Runs in which one drafter is accepted at 0.88 per token and the others near 0.62; in each further segment of the
     text it is another one. Which ones is drawn, so that no order of drafters is of use."""
     random = np.random.default_rng([seed, tokens, drafters, segments])
-    positions = tokens + 2 * MAX_DRAFT
+    positions = tokens + 2 * MAX_DRAFT  # rounds that begin before the end, and what they draft
     rates = np.clip(random.normal(OTHERS, SPREAD, (runs, 1, drafters)), 0.5, 0.7)
     order = random.permuted(np.tile(np.arange(drafters), (runs, 1)), axis=1)
     segment = np.minimum(np.arange(positions) * segments // tokens, segments - 1)

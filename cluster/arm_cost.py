@@ -7,7 +7,7 @@ share of its rounds in which it had to be asked, nothing being at hand. All n wa
 asks pays n / m of the wait.
 
 A millisecond is worth rho tokens: what the sequences of the target make of it, each with the arm that is best at that
-price, EAL - rho cost. The price and the arms follow from one another; a few rounds of taking one from the other find
+price, tokens - rho cost. The price and the arms follow from one another; a few rounds of taking one from the other find
 both (Dinkelbach 1967), beginning with everybody asking: who drops out leaves the wait to the others.
 
 A drafter's time is known by tokens, and apart from that by how many sequences asked at once, in octaves. Tokens of all
@@ -152,12 +152,12 @@ class ArmCost:
 
 
 def going_rate(
-    eal: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float, others: int = 0
+    tokens: Floats, more_ms: Floats, wait_ms: Floats, asked: Floats, plain_ms: float, others: int = 0
 ) -> tuple[float, float]:
     """What a millisecond is worth to each sequence, in tokens, and the share of the waits that one who asks pays.
 
     Args:
-        eal: Expected tokens of a round, [rows, 1 + drafters, lengths], plain decoding first; -inf where an arm cannot
+        tokens: Expected, of a round, [rows, 1 + drafters, lengths], plain decoding first; -inf where an arm cannot
             be played.
         more_ms: Of positions, [rows, drafters, lengths].
         wait_ms: Of waiting, [rows, drafters, lengths].
@@ -165,21 +165,21 @@ def going_rate(
         plain_ms: Of a plain round.
         others: Sequences that decode plainly beside these, and wait with them.
     """
-    rows, sequences = len(eal), len(eal) + others
-    none = np.zeros((rows, 1, eal.shape[2]))
+    rows, sequences = len(tokens), len(tokens) + others
+    none = np.zeros((rows, 1, tokens.shape[2]))
     more, wait = np.concatenate([none, more_ms], axis=1), np.concatenate([none, wait_ms], axis=1)
     ask = np.concatenate([none[:, :, 0], asked], axis=1)
     rate, share = 1.0 / plain_ms, 1.0
     everyone = np.arange(rows)
     for _ in range(STEPS):
-        value = eal - rate * (more + share * wait)
+        value = tokens - rate * (more + share * wait)
         best = value.reshape(rows, -1).argmax(axis=1)
-        arm, length = np.divmod(best, eal.shape[2])
+        arm, length = np.divmod(best, tokens.shape[2])
         askers = max(float(ask[everyone, arm].sum()), 1.0)
-        tokens = (eal[everyone, arm, length].sum() + others) / sequences
+        brought = (tokens[everyone, arm, length].sum() + others) / sequences
         taken_ms = plain_ms + more[everyone, arm, length].sum() / sequences
         taken_ms += wait[everyone, arm, length].sum() / askers
-        rate, share = float(tokens / taken_ms), sequences / askers
+        rate, share = float(brought / taken_ms), sequences / askers
     return rate, share
 
 

@@ -36,7 +36,7 @@ from paceline.cluster.learned_policy import LearnedPolicy
 from paceline.cluster.learner import Bools, Floats, Pending, Rows, summed
 from paceline.cluster.policy import FULL_INFORMATION
 from paceline.cluster.round_cost import ROUND
-from paceline.cluster.shared_prior import SharedPrior
+from paceline.cluster.shared_prior import Known, SharedPrior
 
 RATE_START = 8.0  # positions that the cluster's rounds count for in a new sequence
 HOPE = 0.7  # acceptance of a drafter of which nothing is known
@@ -71,9 +71,9 @@ class ArmLearning:
         self._of_row: list[LearnedPolicy | None] = [None] * rows
         self._columns = 1  # plain decoding is the first
         self.prior.join()
-        hoped = np.full(lengths, HOPE_POSITIONS)  # plain decoding was played, a round for each token
-        self.prior.restore_positions({}, {"": HOPE_POSITIONS})
-        self.prior.remember(0, {"": (hoped, hoped, HOPE_POSITIONS)})
+        rounds = np.full(lengths, HOPE_POSITIONS)  # plain decoding was played, a round for each token
+        cost = ROUND * HOPE_POSITIONS
+        self.prior.remember(0, {"": Known(rounds, rounds, cost, cost)})
         self._policy(config.policy if config.policy in FULL_INFORMATION else next(iter(FULL_INFORMATION)))
 
     def join(self) -> None:
@@ -92,8 +92,9 @@ class ArmLearning:
         self._crowd_sum, self._crowd_count = np.vstack([self._crowd_sum, wide[0]]), np.append(self._crowd_count, 0.0)
         self.prior.join()
         tokens = (1.0 - HOPE ** (self._ladder.lengths + 1.0)) / (1.0 - HOPE)  # of a round
-        hoped = np.asarray(HOPE_POSITIONS / tokens, dtype=np.float64)
-        self.prior.remember(self._columns - 1, {"": (hoped, np.zeros(lengths), HOPE_POSITIONS)})
+        rounds = np.asarray(HOPE_POSITIONS / tokens, dtype=np.float64)
+        hoped = Known(rounds, np.zeros(lengths), 0.0, ROUND * HOPE_POSITIONS)
+        self.prior.remember(self._columns - 1, {"": hoped})
         for policy in self._policies.values():
             policy.join("")
 
@@ -158,19 +159,20 @@ class ArmLearning:
         for row, forecast in zip(rows.tolist(), forecasts, strict=True):
             self._soon[row], self._soon_count[row], self._fade[row] = forecast.starts, forecast.counts, forecast.fade
 
-    def price(self, rows: Rows, available: Bools, others: int) -> None:
+    def price(self, rows: Rows, available: Bools, others: int, new: Bools) -> None:
         """Take the costs of this moment for sequences that run together, and for one that would begin now.
 
         Args:
             rows: All sequences of one target, [rows].
             available: Drafters that they may use now, [rows, drafters].
             others: Sequences that decode plainly beside them.
+            new: Drafters that a sequence which begins may use, [drafters].
         """
         askers = max(len(rows), 1)
         prices = self.cost.prices(askers + others, askers)
         if prices is None or self._config.loss == "eal" or not len(available.T):
             return
-        crowd = _tokens(self._crowd_sum, self._crowd_count)[None]
+        crowd = np.where(new[None, :, None], self._bounded(_tokens(self._crowd_sum, self._crowd_count)[None]), -np.inf)
         if len(rows):
             more, wait, asked = self.cost.extra(prices, rows)
             tokens = np.where(available[..., None], self._tokens(rows), -np.inf)
@@ -217,7 +219,12 @@ class ArmLearning:
         """Tokens of a round, [rows, drafters, lengths]; 0 where nothing is known."""
         fade, soon = self._fade[rows][:, None], self._soon_count[rows]
         rounds = fade[..., None] * self._sum[rows] + soon[..., None] * np.nan_to_num(self._soon[rows])
-        return _tokens(rounds, fade * self._count[rows] + soon)
+        return self._bounded(_tokens(rounds, fade * self._count[rows] + soon))
+
+    def _bounded(self, tokens: Floats) -> Floats:
+        """Positions fade and rounds begin at some of them, so that their ratio may pass what a round can bring."""
+        result: Floats = np.where(tokens > 0, np.clip(tokens, 1.0, self._ladder.lengths + 1.0), 0.0)
+        return result
 
     def _priced(self, tokens: Floats, extra_ms: Floats, rate: float) -> Floats:
         """What a round of each arm costs, [rows, 1 + drafters, lengths], from what it brings and takes beyond plain
@@ -229,7 +236,7 @@ class ArmLearning:
 
     def _losses(self, starts: Floats) -> Floats:
         """All arms' losses without their prices, [rows, 1 + drafters, lengths], of [rows, drafters, lengths]."""
-        heard = ~np.isnan(starts[:, :, 0]).all(axis=1) if starts.shape[1] else np.zeros(len(starts), dtype=np.bool_)
+        heard = ~np.isnan(starts[:, :, 0]).all(axis=1)
         return self._ladder.arms(starts, np.where(heard, 1.0, np.nan))
 
     def _by_policy(self, rows: Rows) -> list[tuple[LearnedPolicy, Bools]]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from paceline.cluster.arm_ladder import ArmLadder
 from paceline.cluster.arm_learning import ArmLearning
-from paceline.cluster.learner import Floats
 from paceline.cluster.selector_state import ArmPrior, ArmsState, DrafterArms
+from paceline.cluster.shared_prior import Known
 
 
 class ArmMemory:
@@ -35,7 +35,6 @@ class ArmMemory:
             lengths=self._lengths,
             plain=self._prior(0),
             positions=self._arms.prior.positions(),
-            heard={route: start.heard for route, start in self._arms.prior.memories().items()},
             forward_ms=self._arms.cost.verify_points(),
         )
 
@@ -56,7 +55,7 @@ class ArmMemory:
         """Take back all but the drafters'."""
         self._arms.cost.restore_verify(state.forward_ms)
         if state.lengths == self._lengths:
-            self._arms.prior.restore_positions(state.positions, state.heard)
+            self._arms.prior.restore_positions(state.positions)
             self._remember(0, state.plain)
 
     def joined(self, column: int, kept: DrafterArms) -> None:
@@ -71,14 +70,18 @@ class ArmMemory:
     def _prior(self, column: int) -> dict[str, ArmPrior]:
         kept = {}
         for route, start in self._arms.prior.memories().items():
-            if start.played is not None and start.awake is not None:
-                alone, played = start.booked[column].tolist(), start.played[column].tolist()
-                kept[route] = ArmPrior(alone=alone, played=played, awake=float(start.awake[column]))
+            if start.played is not None and start.paid is not None and start.met is not None:
+                kept[route] = ArmPrior(
+                    alone=start.booked[column].tolist(),
+                    played=start.played[column].tolist(),
+                    paid=float(start.paid[column]),
+                    met=float(start.met[column]),
+                )
         return kept
 
     def _remember(self, column: int, kept: Mapping[str, ArmPrior]) -> None:
-        known: dict[str, tuple[Floats, Floats, float]] = {
-            route: (np.array(item.alone), np.array(item.played), item.awake)
+        known = {
+            route: Known(np.array(item.alone), np.array(item.played), item.paid, item.met)
             for route, item in kept.items()
             if route in self._arms.prior.positions()
         }

@@ -138,7 +138,9 @@ class SelectorConfig(Settings):
 
     policy: PolicyName = Field("normalhedge", description="who chooses the drafter; a request may name another")
     drafter: str | None = Field(None, description="the one that policy `fixed` plays")
-    loss: Literal["time", "eal"] = Field("time", description="minimise expected time per token, or maximise EAL alone")
+    loss: Literal["time", "eal"] = Field(
+        "time", description="what rounds count as: their time, or, for `eal`, each one the same"
+    )
     discount: float = Field(0.97, gt=0, le=1, description="regret is multiplied by this at every released position")
     prior_weight: float = Field(0.5, ge=0, le=1, description="share of the cluster's regret a new sequence starts from")
     prompt_weight: float = Field(

@@ -2,9 +2,9 @@
 
 What a position tells of a drafter is whether a round of its own would begin there (`round_chain`), which follows from
 the gammas before it, in order. They are committed over rounds and scored later still, and a loss is released at a
-token-time that no drafter's luck can move: exactly s + K + C, where K tokens cover the longest step of one round, and C
-is the most that a drafter which was not chosen may lag (its scores come coalesced). The last positions of a request are
-never released.
+token-time that no drafter's luck can move: exactly s + K + 1 + C, where K + 1 tokens are the longest step of one round,
+and C is the most that a drafter which was not chosen may lag (its scores come coalesced). The last positions of a
+request are never released.
 
 `Selector` holds one ring per sequence; scores may come before the report of the round they belong to, or after it.
 """
@@ -74,7 +74,7 @@ class GammaRing:
     ) -> None:
         told = np.array(lengths or (max_draft,), dtype=np.intp)
         self._rounds: deque[PlayedDraft] = deque()
-        self._delay = max_draft + catch_up_tokens
+        self._delay = max_draft + 1 + catch_up_tokens
         # Beyond the delay, room for scores that overtake the reports of a few rounds.
         self._length = self._delay + 4 * (max_draft + 1)
         self._gammas = np.full((self._length, drafters), np.nan, dtype=np.float32)
@@ -110,6 +110,8 @@ class GammaRing:
         first = min(max(self._next - start, 0), len(gammas))
         last = max(min(self._next + self._length - start, len(gammas)), first)
         kept = gammas[first:last]
+        if not len(kept):
+            return Placed(kept, late=first, early=len(gammas) - last)
         at = (start + first) % self._length
         rows: slice | npt.NDArray[np.intp] = slice(at, at + len(kept))  # which is quicker, where it does not wrap
         if at + len(kept) > self._length:
@@ -144,8 +146,8 @@ class GammaRing:
 
         Args:
             committed: Tokens that are committed now.
-            truth: What a gamma at each depth of a draft is worth, [K, drafters], from now on; None takes gammas as they
-                are.
+            truth: What a gamma at each depth of a draft is worth, [K, drafters], from now on, and as it changes; None
+                takes gammas as they are.
 
         Returns:
             Of each position, oldest first, the chance that a round begins there, [positions, drafters, lengths]; NaN

@@ -54,17 +54,17 @@ class Start:
         booked: What is booked of them, [drafters, options].
         law: The weights that go with it, [drafters].
         positions: What it is worth.
-        played: With prices: what was booked of whoever played, [drafters, options].
-        awake: With prices: positions that each was awake at, [drafters].
-        heard: With prices: positions of all that.
+        played: With prices: losses of each where it was played, [drafters, options].
+        paid: With prices: what those cost then, [drafters].
+        met: With prices: what whoever played cost then, at the positions where each was awake, [drafters].
     """
 
     booked: Floats
     law: Floats
     positions: float
     played: Floats | None = None
-    awake: Floats | None = None
-    heard: float = 0.0
+    paid: Floats | None = None
+    met: Floats | None = None
 
 
 class Learner(ABC):
@@ -82,9 +82,9 @@ class Learner(ABC):
         self._options = options
         self._prices = prices
         self._booked: Floats = np.zeros((learners, 0, options))  # regrets, or with prices losses
-        self._played: Floats = np.zeros((learners, 0, options))  # with prices losses of whoever played, by weight
-        self._awake: Floats = np.zeros((learners, 0))
-        self._heard: Floats = np.zeros(learners)  # positions
+        self._played: Floats = np.zeros((learners, 0, options))  # with prices: see `Start`
+        self._paid: Floats = np.zeros((learners, 0))
+        self._met: Floats = np.zeros((learners, 0))
         self._mass: Floats = np.zeros((learners, 0))
 
     def join(self) -> None:
@@ -93,14 +93,15 @@ class Learner(ABC):
         wide, narrow = np.zeros((len(self._mass), 1, self._options)), np.zeros((len(self._mass), 1))
         self._booked = np.concatenate([self._booked, wide], axis=1)
         self._played = np.concatenate([self._played, wide], axis=1)
-        self._awake, self._mass = np.hstack([self._awake, narrow]), np.hstack([self._mass, narrow])
+        self._paid, self._met = np.hstack([self._paid, narrow]), np.hstack([self._met, narrow])
+        self._mass = np.hstack([self._mass, narrow])
 
     def reset(self, row: int, start: Start | None = None) -> None:
         """Begin a sequence, from nothing or from what others taught."""
         self._booked[row] = 0.0 if start is None else start.booked.reshape(-1, self._options)
         self._played[row] = 0.0 if start is None or start.played is None else start.played
-        self._awake[row] = 0.0 if start is None or start.awake is None else start.awake
-        self._heard[row] = 0.0 if start is None else start.heard
+        self._paid[row] = 0.0 if start is None or start.paid is None else start.paid
+        self._met[row] = 0.0 if start is None or start.met is None else start.met
         self._mass[row] = 0.0
 
     def advise(self, row: int, regret: Floats, positions: float) -> None:
@@ -111,8 +112,8 @@ class Learner(ABC):
 
     def memory(self, row: int, scale: float = 1.0) -> Start:
         """What a row has learned, faded by `scale`; its law and its worth are the caller's to say."""
-        booked, played, awake = scale * self._booked[row], scale * self._played[row], scale * self._awake[row]
-        return Start(booked, np.empty(0), 0.0, played, awake, scale * float(self._heard[row]))
+        booked, played = scale * self._booked[row], scale * self._played[row]
+        return Start(booked, np.empty(0), 0.0, played, scale * self._paid[row], scale * self._met[row])
 
     def weights(self, rows: Rows, available: Bools, pending: Pending | None = None) -> Floats:
         """Weights of some sequences, [rows, drafters]; rows sum to 1 over `available`, or are 0 where nothing is."""
@@ -151,7 +152,9 @@ class Learner(ABC):
         law = self._law(entries, standing, self._mass[entries], awake)
         met = np.where(awake[..., None], losses, 0.0)
         cost = self._priced(entries, met)
-        gained = np.where(awake[..., None], (law * _of(cost, option)).sum(axis=1)[:, None, None] - cost, 0.0)
+        paid = law * _of(cost, option)
+        faced = paid.sum(axis=1, keepdims=True) * awake
+        gained = np.where(awake[..., None], faced[..., None] - cost, 0.0)
         massed = self._massed(_of(gained, option), awake)
         rows, place = np.unique(entries, return_inverse=True)
         keep = self._discount ** np.bincount(place, minlength=len(rows))[:, None]
@@ -162,26 +165,25 @@ class Learner(ABC):
             return
         self._booked[rows] = fade * self._booked[rows] + summed(met, place, len(rows))
         self._played[rows] = fade * self._played[rows] + summed(law[..., None] * met, place, len(rows))
-        self._awake[rows] = keep * self._awake[rows] + summed(awake.astype(np.float64), place, len(rows))
-        self._heard[rows] = keep[:, 0] * self._heard[rows] + np.bincount(place, minlength=len(rows))
+        self._paid[rows] = keep * self._paid[rows] + summed(paid, place, len(rows))
+        self._met[rows] = keep * self._met[rows] + summed(faced, place, len(rows))
 
     def _total(self, rows: Rows) -> Floats:
-        """Regrets, with prices as they are now: R_i = p <w, f> - p_i f_i, summed up.
+        """Regrets, with prices as they are now: R_i = p <w, f> - p_i f_i, summed up over where i was awake.
 
         Losses are kept apart from prices because these change for all the past at once: a batch that grew makes long
-        drafts dear, and what they would have cost before says nothing of it. What whoever played lost is averaged over
-        the positions, which is exact where all were awake, and all are held to have played with the option that is
-        best for them now, or all that cost less than what was played would seem good alike.
+        drafts dear, and what they would have cost before says nothing of it. What whoever played paid then is scaled by
+        what the same plays would cost now, with the options that are best for them now, or all that cost less than what
+        was played would seem good alike. That is exact while prices stand still.
         """
         booked: Floats = self._booked[rows]
         if self._prices is None:
             return booked
         cost = self._priced(rows, booked)
-        option = cost.argmin(axis=2)
-        met = _of(self._priced(rows, self._played[rows]), option).sum(axis=1)
-        heard = self._heard[rows]
-        mean = met / np.where(heard > 0, heard, 1.0)
-        result: Floats = (self._awake[rows] * mean[:, None])[..., None] - cost
+        now = _of(self._priced(rows, self._played[rows]), cost.argmin(axis=2)).sum(axis=1)
+        paid = self._paid[rows].sum(axis=1)
+        scale = np.where(paid > 0, now / np.where(paid > 0, paid, 1.0), 1.0)
+        result: Floats = (scale[:, None] * self._met[rows])[..., None] - cost
         return result
 
     def _priced(self, rows: Rows, losses: Floats) -> Floats:

@@ -22,7 +22,7 @@ from paceline.cluster.learner import Bools, Floats, Pending, Rows
 from paceline.cluster.policy import build_policy
 from paceline.cluster.policy_base import Played
 from paceline.cluster.prompt_predictor import PromptPrior
-from paceline.cluster.round_cost import RoundCost, RoundLoss
+from paceline.cluster.round_cost import ROUND, RoundCost, RoundLoss
 from paceline.cluster.selector_memory import SelectorMemory
 
 
@@ -92,7 +92,8 @@ class Learning:
         self.prompts.close(row, sketch)
 
     def advise(self, row: int, advantages: Floats, share: float) -> None:
-        """See `Policy`."""
+        """See `Policy`; what prompts foretell is in rounds."""
+        advantages = ROUND * advantages
         if self._joint[row] and self._arms is not None:
             self._arms.advise(row, advantages, share)
         else:
@@ -133,15 +134,15 @@ class Learning:
             self._arms.learn(rows, [self._routes[row] for row in rows.tolist()], starts, allowed)
         if self._arms is None or self._foretells:
             losses = self._loss.losses(starts[:, :, -1])
-            self.prompts.add(rows, losses)
+            self.prompts.add(rows, losses / ROUND)
             if self._arms is None:
                 self.policy.learn(rows, losses, allowed)
 
-    def price(self, rows: Rows, available: Bools, others: int) -> None:
+    def price(self, rows: Rows, available: Bools, others: int, new: Bools) -> None:
         """Take the costs of this moment: `rows` are all sequences of one target that are known, `available`
-        [rows, drafters], and so many `others` decode there plainly."""
+        [rows, drafters], so many `others` decode there plainly, and one that begins may use `new` [drafters]."""
         if self._arms is not None:
-            self._arms.price(rows, available, others)
+            self._arms.price(rows, available, others, new)
 
     def hear(self, rows: Rows, rings: Sequence[GammaRing]) -> None:
         """Take what sequences' rings know of positions that are not released."""

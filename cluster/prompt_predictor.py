@@ -17,7 +17,7 @@ from paceline.cluster.learner import Floats, Rows
 
 RATE = 0.25  # of the error that one request mends
 LEAST_POSITIONS = 8.0  # a request that released fewer tells too little
-MOST = 4.0  # largest coefficient either way; an advantage is at most 1
+MOST = 4.0  # largest coefficient either way; an advantage is at most a round of the fastest drafter, or taken for it
 
 
 class PromptPredictor:

@@ -66,6 +66,6 @@ class RoundChain:
         going = alive[:, :, :-1] * (gammas[:, None] * self._drafts[:, :-1])
         after = np.empty_like(alive)
         after[:, :, 1:] = going
-        after[:, :, 0] = 1.0 - going.sum(axis=2)
+        after[:, :, 0] = np.maximum(1.0 - going.sum(axis=2), 0.0)  # rounding
         self._alive[drafters] = after
         return begins

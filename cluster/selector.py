@@ -223,7 +223,7 @@ class Selector:
         if self._learning.joint:
             running = self._rows(waiting.running)
             self._learning.hear(rows, rings)
-            self._learning.price(running, self._access.available(running), waiting.others)
+            self._learning.price(running, self._access.available(running), waiting.others, self._access.new)
         choice = self._learning.choice(rows, rings, self._access.available(rows))
         begin = self._learning.begin(self._access.new)
         self._updates += 1

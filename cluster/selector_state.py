@@ -67,11 +67,12 @@ def _coefficients(text: str) -> str:
 
 class ArmPrior(_Document):
     """What a prior knows of one drafter with each length, or of plain decoding (`learner.Start`): rounds that it would
-    have needed alone, and those of them in which it was played, of so many positions."""
+    have needed alone, those in which it was played and what they cost, and what all plays cost while it was awake."""
 
     alone: list[float]
     played: list[Amount]
-    awake: Amount
+    paid: Amount
+    met: Amount
 
 
 def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
@@ -113,12 +114,11 @@ class DrafterArms(_Document):
 
 class ArmsState(_Document):
     """The rest of what is known where the selector sets lengths: these, plain decoding's prior, what each prior is
-    worth and has heard, and the target's forward by positions."""
+    worth, and the target's forward by positions."""
 
     lengths: list[Count]
     plain: dict[str, ArmPrior]
     positions: dict[str, Amount]
-    heard: dict[str, Amount]
     forward_ms: Points
 
     @model_validator(mode="after")

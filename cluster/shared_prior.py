@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,15 @@ from paceline.cluster.normalhedge import NormalHedge
 MAX_ROUTES = 256
 
 _CLUSTER = 0  # the row of the cluster as a whole
+
+
+class Known(NamedTuple):
+    """What is known of one drafter: a column of a `learner.Start`."""
+
+    booked: Floats
+    played: Floats
+    paid: float
+    met: float
 
 
 class SharedPrior:
@@ -81,27 +91,24 @@ class SharedPrior:
         """What each is worth, in the same order."""
         return {route: float(self._positions[row]) for route, row in {"": _CLUSTER, **self._rows}.items()}
 
-    def restore_positions(self, positions: Mapping[str, float], heard: Mapping[str, float] | None = None) -> None:
-        """Go on from what another life's were worth, and with prices from the positions they had; routes that are new
-        here are made."""
+    def restore_positions(self, positions: Mapping[str, float]) -> None:
+        """Go on from what another life's were worth; routes that are new here are made."""
         for route, amount in positions.items():
-            row = self._row(route)
-            self._positions[row] = amount
-            self._learners.reset(row, replace(self._learners.memory(row), heard=(heard or {}).get(route, 0.0)))
+            self._positions[self._row(route)] = amount
 
     def restore(self, column: int, regrets: Mapping[str, float]) -> None:
         """Give a drafter its regrets of another life, by route. Without options only."""
         wide: Floats = np.zeros(self._options)
-        self.remember(column, {route: (np.full(1, amount), wide, 0.0) for route, amount in regrets.items()})
+        self.remember(column, {route: Known(np.full(1, amount), wide, 0.0, 0.0) for route, amount in regrets.items()})
 
-    def remember(self, column: int, known: Mapping[str, tuple[Floats, Floats, float]]) -> None:
-        """Give a drafter what was known of it in another life, by route: what was booked and played [options], and the
-        positions at which it was awake."""
-        for route, (booked, played, awake) in known.items():
+    def remember(self, column: int, known: Mapping[str, Known]) -> None:
+        """Give a drafter what was known of it in another life, by route."""
+        for route, item in known.items():
             row = self._row(route)
             start = self._learners.memory(row)
-            if start.played is not None and start.awake is not None:
-                start.booked[column], start.played[column], start.awake[column] = booked, played, awake
+            if start.played is not None and start.paid is not None and start.met is not None:
+                start.booked[column], start.played[column] = item.booked, item.played
+                start.paid[column], start.met[column] = item.paid, item.met
             self._learners.reset(row, start)
 
     def weights(self, available: Bools) -> Floats:

@@ -52,7 +52,7 @@ def actor_table(actors: list[ActorStatus]) -> Table:
 def drafter_table(held: ClusterStatus) -> Table:
     """Every drafter's statistics.
 
-    `weight` is the selector's cluster-wide share; `acceptance` and `EAL` (expected accepted length, tokens per round)
+    `weight` is the selector's cluster-wide share; `acceptance` and `EAL` (tokens of a round, had it drafted alone)
     are discounted means over every committed position; `kept` is accepted over drafted tokens, in the rounds it was
     played in.
     """

@@ -91,11 +91,11 @@ def test_every_length_has_rounds_of_its_own() -> None:
     chances = np.random.default_rng(1).random(9).astype(np.float32)
     ring = GammaRing(0, K, C, 1, ladder.rungs)
     ring.put(0, 0, chances)
-    got = ring.advance(K + C + 8)
+    got = ring.advance(K + 1 + C + 8)
     for place, length in enumerate(ladder.rungs):
         alone = GammaRing(0, length, C, 1)
         alone.put(0, 0, chances)
-        expected = alone.advance(length + C + 8)
+        expected = alone.advance(length + 1 + C + 8)
         assert got[:, 0, place] == pytest.approx(expected[:, 0, 0])
     assert (np.diff(got.sum(axis=0)[0]) < 0).all(), "a longer draft needs fewer rounds"
 
@@ -320,6 +320,29 @@ def test_a_new_life_knows_the_arms_of_the_old_one() -> None:
         dict(zip(before.drafters, before.prior.tolist(), strict=True)), abs=0.02
     )
     assert dict(zip(said.drafters, said.prior_lengths, strict=True))["b"] == before.prior_lengths[1]
+
+
+def test_a_selector_that_knows_nothing_hopes_alike_of_all_drafters() -> None:
+    said = Target("a", "b").update()
+    assert said.prior.tolist() == pytest.approx([0.5, 0.5]), "and plain decoding is not what it hopes of"
+
+
+def test_a_new_life_without_the_leader_goes_by_what_it_knows_of_the_others() -> None:
+    """What the leader would have paid is gone with it; the rest are compared all the same."""
+    old = Target("leader", "fair", "poor")
+    old.open(1)
+    for number in range(120):
+        gammas = {"leader": 0.9, "fair": 0.6} | ({"poor": 0.1} if number % 5 == 0 else {})
+        old.round(gammas, 4, "leader")
+        old.update()
+    old.close(1)
+    new = Target()
+    new.selector.restore(old.selector.state())
+    for name in ("poor", "fair"):
+        new.selector.register(Heartbeat(name, "ngram", "h:1"))
+    said = new.update()
+    weights = dict(zip(said.drafters, said.prior.tolist(), strict=True))
+    assert weights["fair"] > 0.5 > 0.1 > weights["poor"]
 
 
 @cache

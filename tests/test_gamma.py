@@ -79,19 +79,21 @@ def test_no_guess_is_never_accepted() -> None:
 
 
 def test_rounds_begin_as_often_as_every_draft_that_could_be_drawn_lets_them() -> None:
-    """Three positions with laws of their own; every draft, every point at which it may be rejected, by its chance."""
+    """Six positions with laws of their own: every way in which guesses can be accepted, each by its chance, walked in
+    rounds of three drafted tokens."""
     random = np.random.default_rng(5)
     choices = laws(6)
-    for _ in range(20):
-        p, q = ([choices[index] for index in random.integers(len(choices), size=3)] for _ in range(2))
-        chances = [sum((min(a, b) for a, b in zip(p[at], q[at], strict=True)), Fraction(0)) for at in range(3)]
-        expected = [Fraction(1), Fraction(0), Fraction(0)]
-        for hits in itertools.product((True, False), repeat=2):
-            chance = Fraction(1)
-            for hit, accepted in zip(hits, chances, strict=False):
+    for _ in range(10):
+        p, q = ([choices[index] for index in random.integers(len(choices), size=6)] for _ in range(2))
+        chances = [sum((min(a, b) for a, b in zip(p[at], q[at], strict=True)), Fraction(0)) for at in range(6)]
+        expected = [Fraction(0)] * 6
+        for hits in itertools.product((True, False), repeat=6):
+            chance, age = Fraction(1), 0
+            for hit, accepted in zip(hits, chances, strict=True):
                 chance *= accepted if hit else 1 - accepted
-            expected[1] += chance * (not hits[0])
-            expected[2] += chance * (not hits[1])
+            for at, hit in enumerate(hits):
+                expected[at] += chance * (age == 0)
+                age = age + 1 if hit and age < 3 else 0
         ring = GammaRing(0, 3, 0, 1)
         ring.put(0, 0, overlap_sparse(sparse(p), sparse(q)))
-        assert ring.advance(5)[:, 0, 0] == pytest.approx([float(value) for value in expected], abs=1e-5)
+        assert ring.advance(9)[:, 0, 0] == pytest.approx([float(value) for value in expected], abs=1e-5)

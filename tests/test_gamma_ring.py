@@ -9,7 +9,7 @@ from paceline.cluster.gamma_ring import GammaRing
 from paceline.cluster.round_chain import RoundChain
 
 K, C = 3, 2
-DELAY = K + C
+DELAY = K + 1 + C
 
 
 def gammas(*values: float) -> np.ndarray:
@@ -29,7 +29,7 @@ def chained(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("steps", [[DELAY + 3], [1] * (DELAY + 3), [4, DELAY - 5, 3, 1]])
 def test_release_depends_on_token_time_alone(steps: list[int]) -> None:
-    """However rounds fall, position s comes at token-time s + K + C, neither sooner nor later, and only once."""
+    """However rounds fall, position s comes at token-time s + K + 1 + C, neither sooner nor later, and only once."""
     start = 10
     chances = np.linspace(0.1, 0.9, 12, dtype=np.float32)
     ring = GammaRing(start, K, C, 2)
@@ -97,6 +97,28 @@ def test_far_ahead_is_refused_and_slots_are_not_confused() -> None:
     assert np.isfinite(starts[:held]).all()
     assert np.isnan(starts[held:]).all()  # nothing of an earlier lap shines through
     assert np.isnan(told(ring, held + 3 * DELAY)).all()
+
+
+@pytest.mark.parametrize("start", [500, 10**6, 2**62])
+def test_scores_of_another_time_are_counted_and_move_nothing(start: int) -> None:
+    ring = GammaRing(0, K, C, 1)
+    ring.put(0, 0, gammas(1, 0))
+    assert ring.put(0, start, gammas(1, 1)).early == 2
+    ring.put(0, 2, gammas(1, 1))
+    assert told(ring, DELAY + 3)[:, 0].tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("steps", [(K, K + 1), (1, K - 1, K + 1), (2, 1, K + 1)])
+def test_a_drafter_that_lags_as_far_as_it_may_has_scored_what_is_released(steps: tuple[int, ...]) -> None:
+    """The other one's luck makes long steps; scores come after the report of their round, and C at a time."""
+    ring = GammaRing(0, K, C, 1)
+    at = scored = 0
+    for number in range(60):
+        at += steps[number % len(steps)]
+        assert not np.isnan(told(ring, at)).any()
+        if at - scored >= C:
+            ring.put(0, scored, np.full(at - scored, 0.5, dtype=np.float32))
+            scored = at
 
 
 def test_a_lost_stretch_of_reports_releases_no_more_than_was_held() -> None:

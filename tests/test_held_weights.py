@@ -30,7 +30,7 @@ def test_held_weights_fall_back_in_order() -> None:
     held.apply(news(3, "a", "b", s1=[]), lambda _: True)
     assert held.weights(1) == held.weights(2)
     held.opened(3, ("b",))
-    assert held.weights(3) == {"b": 0.5}
+    assert held.weights(3) == {"b": 1.0}
     held.opened(4, ("unheard",))
     assert held.weights(4) == {"unheard": 1.0}
 

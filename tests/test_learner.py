@@ -99,6 +99,37 @@ def test_a_sleeper_gets_no_regret(kind: type[Learner]) -> None:
 
 
 @every
+def test_under_prices_a_sleeper_is_compared_with_the_play_while_it_was_awake(kind: type[Learner]) -> None:
+    """The second sleeps through what is hard for everybody, and is worse where it is awake."""
+    learner = kind(1, 1 - 1 / 512, 1, lambda rows: np.ones((len(rows), 2, 1)))
+    plain = kind(1, 1 - 1 / 512)
+    for each in (learner, plain):
+        each.join()
+        each.join()
+        for _ in range(20):
+            for losses in ([[1.8, np.nan]], [[0.6, 0.9]]):
+                each.learn(np.zeros(1, dtype=np.intp), np.array(losses))
+    everyone = np.ones((1, 2), dtype=np.bool_)
+    priced, booked = learner.weights(ROW, everyone), plain.weights(ROW, everyone)
+    assert priced[0] == pytest.approx(booked[0], abs=1e-6), "exact while prices stand still"
+    assert priced[0, 0] > 0.8
+
+
+@every
+def test_prices_change_what_was_lost_at_once(kind: type[Learner]) -> None:
+    price = np.ones((1, 2, 1))
+    learner = kind(1, 0.97, 1, lambda rows: price[np.zeros(len(rows), dtype=np.intp)])
+    learner.join()
+    learner.join()
+    for _ in range(60):
+        learner.learn(ROW, np.array([[0.9, 0.6]]))
+    everyone = np.ones((1, 2), dtype=np.bool_)
+    assert learner.weights(ROW, everyone)[0, 1] > 0.9
+    price = np.array([[[1.0], [3.0]]])
+    assert learner.weights(ROW, everyone)[0, 0] > 0.9
+
+
+@every
 def test_a_new_drafter_that_is_better_takes_over_within_a_few_positions(kind: type[Learner]) -> None:
     learner = made(kind, 2, discount=0.97)
     for _ in range(200):

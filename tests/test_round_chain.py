@@ -74,3 +74,9 @@ def test_who_is_not_named_stays_where_it_is_and_who_joins_begins_there() -> None
     assert chain.advance(np.array([1]), miss)[:, 0].tolist() == [0]
     chain.join()
     assert chain.advance(np.arange(3), np.ones((3, 3)))[:, 0].tolist() == [0, 1, 1]
+
+
+def test_no_chance_is_negative_by_rounding() -> None:
+    random = np.random.default_rng(2)
+    chances = np.where(random.random((4000, 2)) < 0.5, 1.0, random.random((4000, 2)))
+    assert (starts(chances, 2, 5) >= 0).all()

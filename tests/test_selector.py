@@ -122,7 +122,7 @@ def test_scores_count_at_once_for_their_own_sequence_and_teach_others_after_the_
     cluster.open(1, prompt=10)
     cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
     assert cluster.weights(1)["b"] == 1.0
-    cluster.round(1, {"a": 0.1, "b": 0.9}, step=K + C - 2)
+    cluster.round(1, {"a": 0.1, "b": 0.9}, step=K + C - 1)
     cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
     assert cluster.update().prior.tolist() == [0.5, 0.5], "at the first position everybody's round begins"
     cluster.round(1, {"a": 0.1, "b": 0.9}, step=1)
@@ -297,7 +297,7 @@ def test_snapshot_tells_what_was_played() -> None:
     assert (a.rounds, a.drafted, a.accepted, a.scored) == (6, 6 * K, 12, 21)
     assert a.gamma == pytest.approx(0.5)
     chain = RoundChain(1, np.array([K]))
-    released = 7 * 3 - K - C + 1
+    released = 7 * 3 - K - C
     rounds = sum(chain.advance(np.arange(1), np.full((1, K), 0.5))[0, 0] for _ in range(released))
     assert a.eal == pytest.approx(released / rounds, rel=0.01), "newer positions count a little more"
     assert a.draft_ms == pytest.approx(8.0)

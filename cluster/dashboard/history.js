@@ -118,5 +118,5 @@ function weightsOf(point) {
 // What weights leave to 1 is plain decoding's.
 export function withPlain(weights) {
   const rest = 1 - Object.values(weights).reduce((sum, weight) => sum + weight, 0);
-  return rest > 0.001 ? { ...weights, [PLAIN]: rest } : weights;
+  return rest > 0.005 ? { ...weights, [PLAIN]: rest } : weights;
 }
