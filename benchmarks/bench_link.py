@@ -33,6 +33,7 @@ from paceline.actors.draft_length import DraftLength
 from paceline.actors.drafter_link import Link
 from paceline.actors.engine_counts import EngineCounts
 from paceline.actors.generation import Generation
+from paceline.actors.learned_length import LearnedLength
 from paceline.actors.messages import Member
 from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
@@ -133,6 +134,7 @@ def _setup(model: Any, member: Member, link: Link | None, length: int, layers: t
         pool=pool,
         board=board,
         lengths=None if length else DraftLength(),
+        learned=LearnedLength(),
         max_draft=length or LONGEST,
         max_prefill=256,
         chance=Random(0),
