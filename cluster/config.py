@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, WithJsonSchema, model_validator
 
 from paceline.actors.draft_length import LengthSetter
@@ -20,6 +19,7 @@ from paceline.actors.errors import ConfigError
 from paceline.actors.model_facts import Quantization
 from paceline.cluster.policy_options import PolicyName, PolicyOptions
 from paceline.cluster.settings import Settings
+from paceline.cluster.yaml_reader import read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -293,22 +293,6 @@ def load_config(path: str | Path) -> ClusterConfig:
     return with_absolute_folders(config, Path(path).resolve().parent)
 
 
-def read_yaml(path: str | Path) -> Any:
-    """Read a YAML file, in which no key may be given twice; None where it is empty.
-
-    Raises:
-        ConfigError: it cannot be read, or is not YAML.
-    """
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # bytes that are no text, or a path that is none
-        raise ConfigError(f"{path!s:.200}: cannot be read as UTF-8 ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not YAML ({error})") from None
-
-
 def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> ClusterConfig:
     """Name folders and files absolutely: Ray's processes do not run where the command was called.
 
@@ -331,25 +315,6 @@ def with_absolute_folders(config: ClusterConfig, folder: Path = Path()) -> Clust
     if state is not None:
         document["selector"]["state_file"] = str((folder / os.path.expanduser(state)).resolve())
     return parse_config(document)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML lets a key that is given twice win silently."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """As SafeLoader, but every key once.
-
-        Raises:
-            yaml.constructor.ConstructorError: one is given twice.
-        """
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return node
 
 
 def _describe(item: Any) -> str:

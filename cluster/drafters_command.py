@@ -13,8 +13,9 @@ from rich.table import Table
 from paceline.actors.errors import ConfigError
 from paceline.actors.messages import replica_name
 from paceline.cluster.client import Client
-from paceline.cluster.config import parse_config, read_yaml, with_absolute_folders
+from paceline.cluster.config import parse_config, with_absolute_folders
 from paceline.cluster.drafter_control import DrafterView
+from paceline.cluster.yaml_reader import parse_yaml, read_yaml
 
 _COLOURS = {"up": "green", "starting": "yellow", "draining": "yellow", "drained": "yellow", "down": "red"}
 
@@ -138,7 +139,7 @@ def _fields(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(parts):
             raise ConfigError(f"{word!r:.80}: expected a field, as in `kind=ngram` or `options.min_ngram=1`")
         try:
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
         except yaml.YAMLError:
             raise ConfigError(f"{name}: {text!r:.80} is not a value that YAML has") from None
         place = document

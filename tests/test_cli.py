@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from paceline.actors.errors import ModelSourceError, NotReady
+from paceline.actors.errors import ConfigError, ModelSourceError, NotReady
 from paceline.actors.model_source import ModelFolder
 from paceline.cluster import chat_command, cli, serve_command
-from paceline.cluster.config import ClusterConfig
+from paceline.cluster.config import ClusterConfig, load_config
 from paceline.cluster.joined_ray import JoinedRay
 from paceline.cluster.local_ray import LocalRay
 from paceline.cluster.serve_command import ray_host
@@ -97,6 +97,14 @@ def test_serve_joins_the_ray_that_the_environment_names(
     cli.main(["serve", write(tmp_path, "")])
     cli.main(["serve", write(tmp_path, ""), "--address", "local"])
     assert [options["ray_address"] for _, options in served] == ["10.0.0.1:6379", "local"]
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "+1E-03"])
+def test_numbers_are_read_as_people_write_them(written: str, tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, f"selector: {{prompt_weight: {written}}}")).selector.prompt_weight == 0.001
+    with pytest.raises(ConfigError, match=r"target\.name|target: name"):
+        load_config(write(tmp_path, "target: {name: 1e3}"))  # a number is no text; quoted it is one
+    assert load_config(write(tmp_path, "target: {name: '1e3'}")).target.name == "1e3"
 
 
 @pytest.mark.parametrize(

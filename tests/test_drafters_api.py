@@ -269,7 +269,7 @@ def test_a_drafter_in_fields_and_in_a_file_is_the_same(tmp_path: Path, monkeypat
     (tmp_path / "math").mkdir()
     monkeypatch.chdir(tmp_path)
     by_fields = described(
-        ["name=math", "kind=head", "options.model=math", "resources.custom.drafter=0.5", "replicas=2"]
+        ["name=math", "kind=head", "options.model=math", "resources.custom.drafter=5e-1", "replicas=2"]
     )
     assert by_fields["options"] == {"model": str(tmp_path / "math")}
     assert by_fields["resources"]["custom"] == {"drafter": 0.5}
