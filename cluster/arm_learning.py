@@ -106,6 +106,15 @@ class ArmLearning:
         """Go on from another life's rounds."""
         self._crowd_sum[column], self._crowd_count[column] = sums, positions
 
+    def price_of(self, column: int) -> Floats:
+        """What a round of a drafter's costs a sequence that begins, [lengths]."""
+        result: Floats = self._price_new[0, column + 1].copy()
+        return result
+
+    def restore_price(self, column: int, price: Floats) -> None:
+        """Go on from another life's, until the next update has this one's."""
+        self._price_new[0, column + 1] = price
+
     def takes(self, policy: str) -> bool:
         """Whether sequences of this policy are learned about here; empty is the cluster's policy."""
         return (policy or self._config.policy) in FULL_INFORMATION

@@ -44,6 +44,7 @@ class ArmMemory:
         return DrafterArms(
             lengths=self._lengths,
             prior=self._prior(column + 1),
+            price=self._arms.price_of(column).tolist(),
             rounds_alone=sums.tolist(),
             positions=positions,
             truth=self._arms.truth.state(column),
@@ -64,6 +65,7 @@ class ArmMemory:
         self._arms.cost.restore_rounds(column, kept.rounds)
         self._arms.truth.restore(column, kept.truth)
         if kept.lengths == self._lengths:
+            self._arms.restore_price(column, np.array(kept.price))
             self._arms.accept(column, np.array(kept.rounds_alone), kept.positions)
             self._remember(column + 1, kept.prior)
 

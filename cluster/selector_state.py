@@ -89,15 +89,16 @@ def _check_priors(priors: dict[str, ArmPrior], lengths: list[int]) -> None:
 class DrafterArms(_Document):
     """One drafter, where the selector sets lengths.
 
-    `lengths` are those that `prior` and `rounds_alone` are of: a drafter that has not come for long may have others
-    than the rest. `prior` is by route, the cluster's under ""; `rounds_alone` are discounted sums by length, of so many
-    `positions`;
-    `truth` is how often each depth was right and how often it was foretold to be; `wait_ms` by how many sequences
-    asked, and then by tokens; `rounds` are counts of rounds, of those that asked, and of shares brought.
+    `lengths` are those that `prior`, `price` and `rounds_alone` are of: a drafter that has not come for long may have
+    others than the rest. `prior` is by route, the cluster's under ""; `price` is what a round costs a sequence that
+    begins; `rounds_alone` are discounted sums by length, of so many `positions`; `truth` is how often each depth was
+    right and how often it was foretold to be; `wait_ms` by how many sequences asked, and then by tokens; `rounds` are
+    counts of rounds, of those that asked, and of shares brought.
     """
 
     lengths: list[Count]
     prior: dict[str, ArmPrior]
+    price: list[Amount]
     rounds_alone: list[Amount]
     positions: Amount
     truth: list[tuple[Amount, Amount]]
@@ -106,8 +107,8 @@ class DrafterArms(_Document):
 
     @model_validator(mode="after")
     def _of_all_lengths(self) -> DrafterArms:
-        if len(self.rounds_alone) != len(self.lengths):
-            raise ValueError(f"expected rounds for each of {len(self.lengths)} lengths, got {len(self.rounds_alone)}")
+        if {len(self.price), len(self.rounds_alone)} != {len(self.lengths)}:
+            raise ValueError(f"expected a price and rounds for each of {len(self.lengths)} lengths")
         _check_priors(self.prior, self.lengths)
         return self
 

@@ -114,7 +114,7 @@ def test_a_full_queue_answers_429_and_loses_nothing_that_it_took(live: ServedPro
 
 def test_a_trace_shows_a_round_across_the_processes(live: ServedProcess) -> None:
     with ThreadPoolExecutor(1) as other, Client(live.url) as client:
-        watched = other.submit(client.trace, 3.0)
+        watched = other.submit(client.trace, 6.0)
         rounds = 0
         for drafter in itertools.cycle(("ngram", "suffix")):  # named, since the selector may leave one alone
             if watched.done():
