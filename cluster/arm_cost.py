@@ -127,6 +127,10 @@ class ArmCost:
         """What is known of the target's forward: positions and milliseconds."""
         return _pairs(self._verify)
 
+    def rest_points(self) -> list[tuple[float, float]]:
+        """What is known of the time around a forward: sequences and milliseconds."""
+        return _pairs(self._rest)
+
     def wait_points(self, column: int) -> dict[int, list[tuple[float, float]]]:
         """What is known of a drafter, by sequences that asked: tokens and milliseconds."""
         return {sequences: _pairs(curve) for sequences, curve in self._waits[column].items()}
@@ -141,9 +145,10 @@ class ArmCost:
         if rounds[0] > 0:
             self._crowd[column] = rounds
 
-    def restore_verify(self, points: Sequence[tuple[float, float]]) -> None:
-        """Go on from another life's fit of the target."""
-        self._verify.restore(points)
+    def restore_target(self, forward: Sequence[tuple[float, float]], rest: Sequence[tuple[float, float]]) -> None:
+        """Go on from another life's fits of the target: of forwards, and of the time around them."""
+        self._verify.restore(forward)
+        self._rest.restore(rest)
 
     def restore_wait(self, column: int, points: Mapping[int, Sequence[tuple[float, float]]]) -> None:
         """Go on from another life's fit of a drafter."""

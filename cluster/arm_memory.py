@@ -36,6 +36,7 @@ class ArmMemory:
             plain=self._prior(0),
             positions=self._arms.prior.positions(),
             forward_ms=self._arms.cost.verify_points(),
+            rest_ms=self._arms.cost.rest_points(),
         )
 
     def drafter(self, column: int) -> DrafterArms:
@@ -54,7 +55,7 @@ class ArmMemory:
 
     def restore(self, state: ArmsState) -> None:
         """Take back all but the drafters'."""
-        self._arms.cost.restore_verify(state.forward_ms)
+        self._arms.cost.restore_target(state.forward_ms, state.rest_ms)
         if state.lengths == self._lengths:
             self._arms.prior.restore_positions(state.positions)
             self._remember(0, state.plain)

@@ -208,7 +208,7 @@ class Selector:
         if self._membership.expire(self._clock()):
             self._members_changed()
         waiting = self._connections[connection]
-        return bool(waiting.changed or waiting.dropped or waiting.members)
+        return bool(waiting.changed or waiting.dropped or waiting.members or waiting.idle)
 
     def update(self, connection: int) -> WeightsUpdate | None:
         """All news for a target, which then counts as told; None where there is none.
@@ -241,7 +241,7 @@ class Selector:
                 seq: told for seq, row in zip(waiting.changed, choice.lengths, strict=True) if (told := _told(row))
             },
         )
-        waiting.changed, waiting.dropped, waiting.members = {}, {}, False
+        waiting.changed, waiting.dropped, waiting.members, waiting.idle = {}, {}, False, False
         self.requests.sent(update)
         return update
 

@@ -115,12 +115,13 @@ class DrafterArms(_Document):
 
 class ArmsState(_Document):
     """The rest of what is known where the selector sets lengths: these, plain decoding's prior, what each prior is
-    worth, and the target's forward by positions."""
+    worth, the target's forward by positions, and what a round takes beside it by sequences."""
 
     lengths: list[Count]
     plain: dict[str, ArmPrior]
     positions: dict[str, Amount]
     forward_ms: Points
+    rest_ms: Points
 
     @model_validator(mode="after")
     def _of_all_lengths(self) -> ArmsState:

@@ -16,6 +16,7 @@ class TargetConnection:
     changed: dict[int, None] = field(default_factory=dict)  # sequences, in order
     dropped: dict[int, None] = field(default_factory=dict)  # sequences that lost their learner
     members: bool = True  # not told of the present members
+    idle: bool = False  # not told what sequences start from where none runs
     running: dict[int, None] = field(default_factory=dict)  # its sequences
     others: int = 0  # sequences that decoded beside them in its newest round: plain requests are not announced
 
@@ -36,3 +37,4 @@ class TargetConnection:
         self.changed.pop(seq, None)
         if everyone:
             self.changed |= self.running
+            self.idle = not self.running

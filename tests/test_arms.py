@@ -36,12 +36,14 @@ SPECULATION = SpeculationConfig(max_draft=K, catch_up_tokens=C, draft_length="le
 class Target:
     """A selector that sets lengths, and a target whose forwards take what a test says."""
 
-    def __init__(self, *drafters: str, base_ms: float = 10.0, position_ms: float = 0.2, **settings: object) -> None:
+    def __init__(
+        self, *drafters: str, base_ms: float = 10.0, position_ms: float = 0.2, rest_ms: float = 0.0, **settings: object
+    ) -> None:
         self.selector = Selector(SelectorConfig.model_validate(settings), SPECULATION, 1.0, lambda: 0.0)
         for name in drafters:
             self.selector.register(Heartbeat(name, "ngram", "h:1"))
         self.connection = self.selector.connect("t")
-        self.base_ms, self.position_ms = base_ms, position_ms
+        self.base_ms, self.position_ms, self.rest_ms = base_ms, position_ms, rest_ms
         self.committed: dict[int, int] = {}
         self.last: WeightsUpdate | None = None
 
@@ -69,7 +71,7 @@ class Target:
         positions = len(rounds) * (1 + length) + others
         verify_ms = self.base_ms + self.position_ms * positions
         drafts = [DraftTiming(drafter, len(rounds), length, wait_ms)] if length else []
-        context = RoundContext(wait_ms * bool(length), verify_ms + wait_ms * bool(length))
+        context = RoundContext(wait_ms * bool(length), verify_ms + wait_ms * bool(length) + self.rest_ms)
         self.report(rounds=rounds, drafts=drafts, verify_ms=verify_ms, verify_tokens=positions, context=context)
 
     def update(self) -> WeightsUpdate:
@@ -304,23 +306,41 @@ def test_bandits_choose_drafters_and_leave_lengths_to_the_target() -> None:
     assert not update.prior_lengths, "the measured rule stands where the setting says so"
 
 
-def test_a_new_life_knows_the_arms_of_the_old_one() -> None:
-    old = Target("a", "b", position_ms=1.0)
+@pytest.mark.parametrize("rest_ms", [0.0, 20.0])
+def test_a_new_life_knows_the_arms_of_the_old_one(rest_ms: float) -> None:
+    old = Target("a", "b", position_ms=1.0, rest_ms=rest_ms)
     old.open(1)
     for number in range(60):
         old.round({"a": 0.3, "b": 0.8}, (4, 0, 6, 1, 2)[number % 5], "b")
+        old.update()
     old.close(1)
-    old.open(2)
-    new = Target(position_ms=1.0)
+    before = old.update()
+    new = Target()
     new.selector.restore(old.selector.state())
     for name in ("b", "a"):
         new.selector.register(Heartbeat(name, "ngram", "h:1"))
-    said, before = new.selector.snapshot(), old.selector.snapshot()
-    assert {item.drafter: item.weight for item in said.drafters} == pytest.approx(
-        {item.drafter: item.weight for item in before.drafters}
-    ), "before any sequence has come, too"
-    said, before = new.update(), old.update()
-    assert dict(zip(said.drafters, said.prior_lengths, strict=True))["b"] == before.prior_lengths[1]
+    expected = {item.drafter: item.weight for item in old.selector.snapshot().drafters}
+    assert {item.drafter: item.weight for item in new.selector.snapshot().drafters} == pytest.approx(expected)
+    said = new.update()
+    weights = dict(zip(said.drafters, said.prior.tolist(), strict=True))
+    assert weights == pytest.approx(expected, abs=1e-6), "the first update says the same"
+    lengths = dict(zip(said.drafters, said.prior_lengths, strict=True))
+    assert lengths == dict(zip(before.drafters, before.prior_lengths, strict=True))
+
+
+def test_the_last_sequence_s_end_is_news_of_what_new_ones_start_from() -> None:
+    target = Target("a", position_ms=1.0)
+    target.open(1)
+    for number in range(40):
+        target.round({"a": 0.6}, (4, 0, 6, 1, 2)[number % 5], "a")
+        target.update()
+    assert target.selector.update(target.connection) is None
+    target.close(1)
+    said = target.selector.update(target.connection)
+    assert said is not None, "the load is another one now"
+    assert not said.sequences
+    assert said.prior_lengths
+    assert target.selector.update(target.connection) is None
 
 
 def test_a_selector_that_knows_nothing_hopes_alike_of_all_drafters() -> None:
