@@ -48,8 +48,9 @@ CELLS = ((7, 128), (7, 512), (21, 512))
 REASONS = (  # of cells beyond 2 standard errors
     (
         {"normalhedge", "follow_the_leader"},
-        "How late losses came earlier is not known. Windows are whole after 7 tokens here; with losses after 4 it "
-        f"agrees (the row `{SOONER}`). All learners of a column play the same texts, so their deviations are one.",
+        "Earlier learners heard expected lengths, these hear where rounds begin, which tells a little less where every "
+        "guess is by itself; and how late losses came earlier is not known: with lengths and losses after 4 tokens "
+        f"normalhedge agreed (benchmarks/results/2026-11-21-selection.json; here, with rounds: the row `{SOONER}`).",
     ),
     ({"hedge"}, f"It is better here than it was; half the rate lies nearer (`{HALF_RATE}`), so that was likely lower."),
 )
