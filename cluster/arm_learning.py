@@ -112,8 +112,9 @@ class ArmLearning:
         return result
 
     def restore_price(self, column: int, price: Floats) -> None:
-        """Go on from another life's, until the next update has this one's."""
-        self._price_new[0, column + 1] = price
+        """Go on from another life's, until the next update has this one's; where rounds count alike, they do."""
+        if self._config.loss == "time":
+            self._price_new[0, column + 1] = price
 
     def takes(self, policy: str) -> bool:
         """Whether sequences of this policy are learned about here; empty is the cluster's policy."""

@@ -174,7 +174,8 @@ class Learner(ABC):
         Losses are kept apart from prices because these change for all the past at once: a batch that grew makes long
         drafts dear, and what they would have cost before says nothing of it. What whoever played paid then is scaled by
         what the same plays would cost now, with the options that are best for them now, or all that cost less than what
-        was played would seem good alike. That is exact while prices stand still.
+        was played would seem good alike. That is exact while prices and the best options stand still; where an option
+        was overtaken, all regrets are lower by what the better one would have saved.
         """
         booked: Floats = self._booked[rows]
         if self._prices is None:

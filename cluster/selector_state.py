@@ -191,14 +191,27 @@ def _of_means(document: dict[str, Any]) -> dict[str, Any]:
     positions, which is no number of rounds: it is left out, and what was measured and counted kept."""
     drafters = document.get("drafters")
     if isinstance(drafters, dict):
-        unlearned: dict[str, Any] = {"starts": (0.0, 0.0), "regret": {}, "prompts": "", "arms": None}
+        unlearned: dict[str, Any] = {"starts": (0.0, 0.0), "regret": {}, "prompts": ""}
         drafters = {
-            name: {field: value for field, value in item.items() if field != "eal"} | unlearned
+            name: {field: value for field, value in item.items() if field != "eal"}
+            | unlearned
+            | {"arms": _measured(item.get("arms"))}
             if isinstance(item, dict)
             else item
             for name, item in drafters.items()
         }
-    return document | {"version": VERSION, "arms": None, "drafters": drafters, "positions": {}}
+    arms = document.get("arms")
+    if isinstance(arms, dict):
+        arms = {"lengths": [], "plain": {}, "positions": {}, "forward_ms": arms.get("forward_ms"), "rest_ms": []}
+    return document | {"version": VERSION, "arms": arms, "drafters": drafters, "positions": {}}
+
+
+def _measured(arms: Any) -> Any:
+    """Of a drafter's arms, what was measured and counted; it is of no lengths."""
+    if not isinstance(arms, dict):
+        return None
+    kept = {field: arms[field] for field in ("truth", "wait_ms", "rounds") if field in arms}
+    return kept | {"lengths": [], "prior": {}, "price": [], "rounds_alone": [], "positions": 0.0}
 
 
 def write_state(path: Path, state: SelectorState) -> None:

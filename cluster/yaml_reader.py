@@ -15,7 +15,8 @@ from paceline.actors.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 lets a key that is given twice win silently, and takes 1e-3, which has no point, for a text."""
+    """YAML 1.1 lets a key that is given twice win silently, and takes 1e-3, which has no point, and 1.5e2, which has no
+    sign, for texts."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As SafeLoader, but every key once.
@@ -34,7 +35,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
 
 
@@ -44,7 +47,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or gives a key twice.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ValueError as error:  # a date that is none
+        raise yaml.YAMLError(str(error)) from None
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -328,6 +328,21 @@ def test_a_new_life_knows_the_arms_of_the_old_one(rest_ms: float) -> None:
     assert lengths == dict(zip(before.drafters, before.prior_lengths, strict=True))
 
 
+def test_where_rounds_count_alike_another_life_s_prices_do_not() -> None:
+    old = Target("a", "b", position_ms=9.0)
+    old.open(1)
+    for number in range(40):
+        old.round({"a": 0.8, "b": 0.7}, (4, 0, 6, 1, 2)[number % 5], "a", wait_ms=90.0)
+        old.update()
+    old.close(1)
+    assert old.update().prior.tolist() == [0.0, 0.0], "drafts are dear there"
+    new = Target(loss="eal")
+    new.selector.restore(old.selector.state())
+    for name in ("a", "b"):
+        new.selector.register(Heartbeat(name, "ngram", "h:1"))
+    assert sum(new.update().prior) > 0.9
+
+
 def test_the_last_sequence_s_end_is_news_of_what_new_ones_start_from() -> None:
     target = Target("a", position_ms=1.0)
     target.open(1)

@@ -99,9 +99,11 @@ def test_serve_joins_the_ray_that_the_environment_names(
     assert [options["ray_address"] for _, options in served] == ["10.0.0.1:6379", "local"]
 
 
-@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "+1E-03"])
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "+1E-03", ".1e-2", "0.01e-1", "1.e-3"])
 def test_numbers_are_read_as_people_write_them(written: str, tmp_path: Path) -> None:
-    assert load_config(write(tmp_path, f"selector: {{prompt_weight: {written}}}")).selector.prompt_weight == 0.001
+    assert load_config(
+        write(tmp_path, f"selector: {{prompt_weight: {written}}}")
+    ).selector.prompt_weight == pytest.approx(0.001)
     with pytest.raises(ConfigError, match=r"target\.name|target: name"):
         load_config(write(tmp_path, "target: {name: 1e3}"))  # a number is no text; quoted it is one
     assert load_config(write(tmp_path, "target: {name: '1e3'}")).target.name == "1e3"
@@ -116,6 +118,7 @@ def test_numbers_are_read_as_people_write_them(written: str, tmp_path: Path) -> 
         ("http: [", [], "is not YAML"),
         ("http: {port: 1, port: 2}", [], "'port' is given twice"),
         ("speculation: {max_draft: {{ x }}}", [], "is not YAML"),
+        ("target: {name: 2026-13-45}", [], "is not YAML (month must be in 1..12)"),
         ("http: {port: true}", [], "http: port: got True; expected a whole number"),
         ("target: {name: ''}", [], "target.name: String should have at least 1 character"),
         ("speculation: {deadline_ms: .inf}", [], "speculation.deadline_ms: Input should be"),

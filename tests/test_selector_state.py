@@ -276,11 +276,26 @@ def test_of_earlier_versions_what_was_measured_and_counted_is_read(tmp_path: Pat
         if version == 1:
             del kept["arms"]
     path.write_text(json.dumps(document | {"version": version}))
-    unlearned = {"starts": (0.0, 0.0), "regret": {}, "prompts": "", "arms": None}
-    drafters = {name: item.model_copy(update=unlearned) for name, item in state.drafters.items()}
-    assert read_state(path) == state.model_copy(update={"arms": None, "positions": {}, "drafters": drafters})
-    later = Life()
-    later.selector.restore(read_state(path) or state)
+    read = read_state(path)
+    assert read is not None
+    unlearned = {"starts": (0.0, 0.0), "regret": {}, "prompts": ""}
+    for name, item in state.drafters.items():
+        assert read.drafters[name].model_copy(update={"arms": item.arms}) == item.model_copy(update=unlearned)
+        ours, theirs = read.drafters[name].arms, item.arms
+        assert theirs is not None
+        if version == 1:
+            assert ours is None
+        else:
+            assert ours is not None
+            assert (ours.truth, ours.wait_ms, ours.rounds) == (theirs.truth, theirs.wait_ms, theirs.rounds)
+            assert (ours.lengths, ours.prior, ours.price) == ([], {}, [])
+    assert read.positions == {}
+    assert (read.verify_ms, read.loads, read.plain_rounds) == (state.verify_ms, state.loads, state.plain_rounds)
+    assert read.arms is not None
+    assert state.arms is not None
+    assert read.arms.forward_ms == state.arms.forward_ms
+    later = Life(lengths="learned")
+    later.selector.restore(read)
     later.join("a", "b")
     assert [item.scored for item in later.selector.snapshot().drafters] == [
         item.scored for item in life.selector.snapshot().drafters
