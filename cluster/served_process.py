@@ -35,7 +35,8 @@ class ServedProcess:
         address: Of a running Ray to join; None starts one.
 
     Raises:
-        NotReady: (on entering) it ended or was not up in time; the message carries the end of its output.
+        NotReady: (on entering) another server has its port, or it ended or was not up in time; the message carries the
+            end of its output.
     """
 
     def __init__(self, document: dict[str, Any], ready_s: float = 180.0, address: str | None = None) -> None:
@@ -63,6 +64,7 @@ class ServedProcess:
         return self._process.pid
 
     def __enter__(self) -> ServedProcess:
+        self._check_port()
         config = Path(self._folder.name) / "cluster.yaml"
         config.write_text(yaml.safe_dump(self.document), encoding="utf-8")
         command = [sys.executable, "-m", "paceline.cluster.cli", "serve", str(config)]
@@ -118,6 +120,14 @@ class ServedProcess:
                 return
             time.sleep(0.1)
         raise NotReady(f"drafters up after {within_s:.0f} s: {sorted(up)}, expected {sorted(names)}")
+
+    def _check_port(self) -> None:
+        """See that nobody answers there yet: it would be taken for the cluster."""
+        port = self.document["http"]["port"]
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                self._folder.cleanup()
+                raise NotReady(f"http.port: {port} is another server's")
 
     def _wait(self) -> None:
         process = self._process
