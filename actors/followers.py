@@ -1,9 +1,8 @@
 """Who follows a sequence, that is drafts for it or at least is scored on it: the budget of evaluation.
 
 To follow costs a drafter a prefill of the prompt and a forward for every few tokens, and where it shares the target's
-processors the target pays, and all sequences that run with it. Fast drafters always follow. A slow one follows where it
-has weight in a new sequence, the more the more of them run (a trace of it is what learners leave to everybody), as long
-as its drafts earn it: of the tokens of the sequences that it lately followed at this load, a share that it had
+processors the target pays. Fast drafters always follow. A slow one follows where it has weight in a new sequence, as
+long as its drafts earn it: of the tokens of the sequences that it lately followed at this load, a share that it had
 drafted itself and the target took. Where the target is busy, slow drafts stop paying, so that none are asked for, and
 to be scored on everything would go on costing. Who has no weight, or does not earn it, is scored on a sample of
 sequences, one of them at a time and in turn, so that the sample does not grow with their number; one that was never
@@ -23,7 +22,6 @@ from paceline.actors.arm_choice import SLOW_MS
 from paceline.actors.generation import Generation
 from paceline.actors.ports import DrafterPool, WeightsBoard
 
-TRACE = 0.02  # of the weight, for each other sequence that runs: no more than that is none
 EARNED = 0.02  # of a sequence's tokens: to follow takes about as much of a small target's processors
 JUDGED_TOKENS = 2048.0  # followed at one load before a drafter is judged there: some twenty answers, of several kinds
 MEMORY_TOKENS = 8192.0  # that a record remembers
@@ -97,7 +95,7 @@ class Followers:
         for name in names:
             if (self._pool.draft_ms(name) or math.inf) < SLOW_MS:
                 kept.append(name)
-            elif weights.get(name, 0.0) > TRACE * (running - 1) and self._records.get((name, load), _Record()).earns:
+            elif weights.get(name, 0.0) > 0 and self._records.get((name, load), _Record()).earns:
                 slow.append(name)
             elif name in up:
                 idle.append(name)
