@@ -125,9 +125,12 @@ class ServedProcess:
         """See that nobody answers there yet: it would be taken for the cluster."""
         port = self.document["http"]["port"]
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
                 self._folder.cleanup()
-                raise NotReady(f"http.port: {port} is another server's")
+                raise NotReady(f"http.port: {port} is another server's") from None
 
     def _wait(self) -> None:
         process = self._process
