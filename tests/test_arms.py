@@ -171,7 +171,7 @@ def test_where_drafting_is_dear_it_is_off_and_comes_back_by_itself_when_texts_re
         target.round({"a": 0.05}, (4, 0, 6, 0, 2)[number % 5], "a", wait_ms=2.0)
         target.update()
     assert target.arm(1, "a")[0] < 0.1
-    for _ in range(80):  # plain rounds: nobody is asked, all are scored
+    for _ in range(100):  # plain rounds: nobody is asked, all are scored
         target.round({"a": 1.0}, 0, "a")
         target.update()
     weight, length = target.arm(1, "a")
