@@ -4,9 +4,10 @@ To follow costs a drafter a prefill of the prompt and a forward for every few to
 processors the target pays. Fast drafters always follow. A slow one follows where it has weight in a new sequence, as
 long as its drafts earn it: of the tokens of the sequences that it lately followed at this load, a share that it had
 drafted itself and the target took. Where the target is busy, slow drafts stop paying, so that none are asked for, and
-to be scored on everything would go on costing. Who has no weight, or does not earn it, is scored on a sample of
-sequences, one of them at a time and in turn, so that the sample does not grow with their number; one that was never
-scored comes first, and need not be drawn.
+to be scored on everything would go on costing: so who does not earn it at one load is not tried at a higher one, and
+where several sequences run, those that were not judged there yet are tried one at a time. Who has no weight, or does
+not earn it, is scored on a sample of sequences, one of them at a time and in turn, so that the sample does not grow
+with their number; one that was never scored comes first, and need not be drawn.
 
 The engine keeps one, asks it for each new sequence, and tells it what came of it.
 """
@@ -23,6 +24,7 @@ from paceline.actors.generation import Generation
 from paceline.actors.ports import DrafterPool, WeightsBoard
 
 EARNED = 0.02  # of a sequence's tokens: to follow takes about as much of a small target's processors
+CROWD = 3  # the load from which on one is tried at a time: four sequences
 JUDGED_TOKENS = 2048.0  # followed at one load before a drafter is judged there: some twenty answers, of several kinds
 MEMORY_TOKENS = 8192.0  # that a record remembers
 
@@ -40,8 +42,12 @@ class _Record:
         self.accepted = kept * self.accepted + accepted
 
     @property
+    def judged(self) -> bool:
+        return self.tokens >= JUDGED_TOKENS
+
+    @property
     def earns(self) -> bool:
-        return self.tokens < JUDGED_TOKENS or self.accepted >= EARNED * self.tokens
+        return self.accepted >= EARNED * self.tokens
 
 
 @dataclass(slots=True)
@@ -91,14 +97,20 @@ class Followers:
         load = running.bit_length()  # 1, 2 and 3, 4 to 7, ..
         kept: list[str] = []
         slow: list[str] = []
+        tried: list[str] = []
         idle: list[str] = []
         for name in names:
             if (self._pool.draft_ms(name) or math.inf) < SLOW_MS:
                 kept.append(name)
-            elif weights.get(name, 0.0) > 0 and self._records.get((name, load), _Record()).earns:
-                slow.append(name)
+            elif weights.get(name, 0.0) > 0 and (earns := self._earns(name, load)) is not False:
+                (slow if earns else tried).append(name)
             elif name in up:
                 idle.append(name)
+        if load >= CROWD and tried:
+            first = max(tried, key=lambda name: weights[name])
+            idle += [name for name in tried if name != first and name in up]
+            tried = [first]
+        slow += tried
         if idle:
             next_one = min(idle, key=lambda name: self._last.get(name, -1))
             new = self._share > 0 and next_one not in self._last
@@ -126,6 +138,14 @@ class Followers:
             if name in self._last:  # it may be gone
                 record = self._records.setdefault((name, followed.load), _Record())
                 record.add(max(tokens - 1, 0), followed.accepted[name])  # nobody drafts an answer's first token
+
+    def _earns(self, name: str, load: int) -> bool | None:
+        """Whether its drafts earn that it follows at a load; None where that is to be found out."""
+        record = self._records.get((name, load))
+        if record is not None and record.judged:
+            return record.earns
+        below = (self._records.get((name, lower)) for lower in range(1, load))
+        return False if any(record is not None and record.judged and not record.earns for record in below) else None
 
     def _forget_all_but(self, names: list[str]) -> None:
         """Drop who is gone: should it come back, it is new."""

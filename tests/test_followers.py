@@ -87,7 +87,18 @@ def test_each_load_is_judged_by_itself() -> None:
     for _ in range(JUDGED):
         cluster.answer(running=8)
     assert cluster.answer(running=8) == cluster.answer(running=15) == {"fast"}
-    assert cluster.answer(running=1) == cluster.answer(running=7) == cluster.answer(running=16) == {"fast", "slow"}
+    assert cluster.answer(running=1) == cluster.answer(running=7) == {"fast", "slow"}
+    assert cluster.answer(running=16) == {"fast"}, "nor beside fifteen"
+
+
+def test_beside_others_one_is_judged_after_another() -> None:
+    cluster = Cluster(["fast", "slow 1", "slow 2", "slow 3"])
+    cluster.board.given = {"fast": 0.4, "slow 1": 0.1, "slow 2": 0.3, "slow 3": 0.2}
+    assert cluster.answer(running=3) == {"fast", "slow 1", "slow 2", "slow 3"}
+    earned = {"slow 3": ANSWER // 2}
+    assert [cluster.answer(8, earned) for _ in range(JUDGED)][-1] == {"fast", "slow 2"}, "whose weight is largest"
+    assert [cluster.answer(8, earned) for _ in range(JUDGED)][-1] == {"fast", "slow 3"}
+    assert cluster.answer(8, earned) == {"fast", "slow 1", "slow 3"}, "which stays beside the next one"
 
 
 def test_a_sample_can_earn_the_place_back() -> None:
