@@ -22,10 +22,12 @@ class ReplicaGroup:
     """The replicas of one drafter.
 
     Args:
+        drafter: Its name.
         make_peer: Connects to a replica that came.
     """
 
-    def __init__(self, make_peer: Callable[[Member], DrafterPeer]) -> None:
+    def __init__(self, drafter: str, make_peer: Callable[[Member], DrafterPeer]) -> None:
+        self._drafter = drafter
         self._make_peer = make_peer
         self._peers: dict[int, DrafterPeer] = {}
         self._home: dict[int, int] = {}  # sequence -> replica
@@ -147,6 +149,8 @@ class ReplicaGroup:
         """The sequences that the drafter may serve, by the replica that they live on; new ones are settled here."""
         parts: dict[int, list[Tracked]] = {}
         for sequence in sequences:
+            if sequence.drafters and self._drafter not in sequence.drafters:
+                continue  # looked at first: most sequences are followed by few drafters
             peer = self._place(sequence.seq)
             if peer is None or not peer.serves(sequence):
                 continue

@@ -61,10 +61,11 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
                 asks[arm.drafter].append((sequence, ask_length(sequence, arm, pool)))
     wanted = {drafter: max(arms[s.seq].length for s, _ in those) for drafter, those in asks.items()}
     asked = {s.seq for those in asks.values() for s, _ in those}
-    with span("draft", drafters=len(asks)):
+    with span("draft", drafters=len(asks), ahead=0) as drafting:
         if worth_waiting(asks, setup):
             answer = pool.propose(asks)
         else:
+            drafting.notes["ahead"] = len(asked)
             answer, asked = ask_ahead(asks, arms, pool), set()
     # What an arm costs is learnt under its own length, not under what else was asked for.
     timings = [replace(t, length=wanted[t.drafter]) for t in answer.timings]

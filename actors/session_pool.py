@@ -168,7 +168,7 @@ class SessionPool:
         for member in members:
             now.setdefault(member.drafter, []).append(member)
         for name, replicas in now.items():
-            group = self._groups.get(name) or ReplicaGroup(self._peer)
+            group = self._groups.get(name) or ReplicaGroup(name, self._peer)
             group.follow(replicas)
             if group:
                 self._groups[name] = group
