@@ -6,6 +6,7 @@ of the prompt; a position's law is the law of the token *at* that position given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -151,6 +152,30 @@ class Score:
     seq: int
     start: int
     gammas: Probs  # [positions]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreArrays:
+    """One drafter's scores of many sequences, flat, since they are many and short: gammas of all, one after another."""
+
+    seqs: list[int]  # [scores]
+    starts: list[int]  # [scores]
+    counts: list[int]  # [scores], positions of each
+    gammas: Probs  # [sum of counts]
+
+    def __len__(self) -> int:
+        return len(self.seqs)
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> ScoreArrays:
+        """The same as single scores."""
+        parts = [score.gammas for score in scores]
+        return cls(
+            [score.seq for score in scores],
+            [score.start for score in scores],
+            [len(part) for part in parts],
+            np.concatenate(parts) if parts else np.empty(0, dtype=np.float32),
+        )
 
 
 def replica_name(drafter: str, replica: int) -> str:

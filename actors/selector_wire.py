@@ -1,4 +1,4 @@
-"""The selector's protocol as protobuf: scores, heartbeats, target reports, weights and snapshots, both ways.
+"""The selector's protocol as protobuf: scores, heartbeats, target reports and weights, both ways.
 
 Decoding checks the version and ranges once, at the door; past it there is only the plain data of `messages`. Called by
 `score_link` and `weights_link` on one end and by the selector's server on the other.
@@ -15,13 +15,12 @@ from paceline.actors import prompt_sketch
 from paceline.actors.errors import ProtocolError
 from paceline.actors.messages import (
     PROTOCOL_VERSION,
-    DrafterStatistics,
     DraftTiming,
     Heartbeat,
     Member,
     RoundContext,
     Score,
-    SelectorSnapshot,
+    ScoreArrays,
     SequenceOpened,
     SequenceRound,
     TargetReport,
@@ -80,15 +79,24 @@ def encode_scores(drafter: str, scores: list[Score]) -> pb.ScoreBatch:
     return pb.ScoreBatch(version=PROTOCOL_VERSION, drafter=drafter, scores=items)
 
 
-def decode_scores(message: pb.ScoreBatch) -> tuple[str, list[Score]]:
+def decode_scores(message: pb.ScoreBatch) -> tuple[str, ScoreArrays]:
     """Read a drafter's name and scores. Gammas are not judged here: one bad score must not cost the others.
 
     Raises:
         ProtocolError: another version, or no name.
     """
     check_version(message.version)
-    scores = [Score(item.seq, item.start, np.array(item.gammas, dtype=np.float32)) for item in message.scores]
-    return _named(message.drafter, "drafter"), scores
+    seqs: list[int] = []
+    starts: list[int] = []
+    counts: list[int] = []
+    gammas: list[float] = []
+    for item in message.scores:
+        seqs.append(item.seq)
+        starts.append(item.start)
+        values = item.gammas
+        counts.append(len(values))
+        gammas.extend(values)
+    return _named(message.drafter, "drafter"), ScoreArrays(seqs, starts, counts, np.array(gammas, dtype=np.float32))
 
 
 def encode_heartbeat(heartbeat: Heartbeat) -> pb.Heartbeat:
@@ -256,7 +264,7 @@ def encode_update(update: WeightsUpdate) -> pb.WeightsUpdate:
             for seq, weights in update.sequences.items()
         ],
         prior_lengths=update.prior_lengths,
-        members=[_encode_member(member) for member in update.members or ()],
+        members=[encode_member(member) for member in update.members or ()],
         no_members=update.members == (),
     )
 
@@ -278,7 +286,7 @@ def decode_update(message: pb.WeightsUpdate) -> WeightsUpdate:
             item.seq: _decode_weights(item.weights, len(item.weights) and count, f"sequences[{i}].weights")
             for i, item in enumerate(message.sequences)
         },
-        members=() if message.no_members else _decode_members(message.members) or None,
+        members=() if message.no_members else decode_members(message.members) or None,
         prior_lengths=_decode_lengths(message.prior_lengths, count, "prior_lengths"),
         lengths={
             item.seq: lengths
@@ -306,7 +314,8 @@ def _decode_weights(values: object, count: int, field: str) -> np.ndarray[tuple[
     return weights
 
 
-def _encode_member(member: Member) -> pb.Member:
+def encode_member(member: Member) -> pb.Member:
+    """Write a member."""
     return pb.Member(
         drafter=member.drafter,
         kind=member.kind,
@@ -324,7 +333,12 @@ def _encode_member(member: Member) -> pb.Member:
     )
 
 
-def _decode_members(messages: Iterable[pb.Member]) -> tuple[Member, ...]:
+def decode_members(messages: Iterable[pb.Member]) -> tuple[Member, ...]:
+    """Read members.
+
+    Raises:
+        ProtocolError: features that cannot be.
+    """
     return tuple(_decode_member(message, f"members[{i}].") for i, message in enumerate(messages))
 
 
@@ -343,57 +357,4 @@ def _decode_member(message: pb.Member, field: str) -> Member:
         feature_window=message.feature_window,
         replica=message.replica,
         draining=message.draining,
-    )
-
-
-# ---------------------------------------------------------------- selector -> dashboard
-
-
-def encode_snapshot(snapshot: SelectorSnapshot) -> pb.SnapshotReply:
-    """Write a snapshot."""
-    return pb.SnapshotReply(
-        version=PROTOCOL_VERSION,
-        policy=snapshot.policy,
-        updates=snapshot.updates,
-        sequences=snapshot.sequences,
-        members=[_encode_member(member) for member in snapshot.members],
-        drafters=[
-            pb.DrafterStatistics(
-                drafter=d.drafter,
-                scored=d.scored,
-                gamma=d.gamma,
-                eal=d.eal,
-                weight=d.weight,
-                rounds=d.rounds,
-                drafted=d.drafted,
-                accepted=d.accepted,
-                draft_ms=d.draft_ms,
-            )
-            for d in snapshot.drafters
-        ],
-        plain_rounds=snapshot.plain_rounds,
-        uptime_s=snapshot.uptime_s,
-    )
-
-
-def decode_snapshot(message: pb.SnapshotReply) -> SelectorSnapshot:
-    """Read a snapshot.
-
-    Raises:
-        ProtocolError: another version, or a member's features that cannot be.
-    """
-    check_version(message.version)
-    drafters = tuple(
-        DrafterStatistics(d.drafter, d.scored, d.gamma, d.eal, d.weight, d.rounds, d.drafted, d.accepted, d.draft_ms)
-        for d in message.drafters
-    )
-    members = _decode_members(message.members)
-    return SelectorSnapshot(
-        message.policy,
-        message.updates,
-        message.sequences,
-        members,
-        drafters,
-        message.plain_rounds,
-        message.uptime_s,
     )

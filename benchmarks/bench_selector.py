@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from paceline.actors import selector_wire
+from paceline.actors import selector_wire, snapshot_wire
 from paceline.actors.channel import open_channel
 from paceline.actors.messages import (
     PROTOCOL_VERSION,
@@ -172,7 +172,7 @@ class Load:
             time.sleep(0.004)
 
     def _snapshot(self) -> SelectorSnapshot:
-        return selector_wire.decode_snapshot(self._stub.Snapshot(pb.SnapshotRequest(version=PROTOCOL_VERSION)))
+        return snapshot_wire.decode_snapshot(self._stub.Snapshot(pb.SnapshotRequest(version=PROTOCOL_VERSION)))
 
     def _read(self) -> None:
         try:

@@ -190,7 +190,7 @@ def play(
 
 
 def pending_losses(streams: Streams, rows: Rows, released: Rows, at: Rows, discount: float) -> Pending:
-    """What `GammaRing.pending` tells of positions that are not released, up to the first that is not committed: their
+    """What `GammaRings.pending` tells of positions that are not released, up to the first that is not committed: their
     mean loss."""
     counts = at - released
     ahead = np.arange(int(counts.max(initial=0)) + 1)

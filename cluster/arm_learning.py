@@ -144,7 +144,7 @@ class ArmLearning:
         Args:
             rows: Whose they are, [positions].
             routes: The same sequences' routes.
-            starts: As `GammaRing.advance` tells them, [positions, drafters, lengths].
+            starts: As `GammaRings.advance` tells them, [positions, drafters, lengths].
             allowed: Drafters that the sequences may use at all, [positions, drafters].
         """
         heard = ~np.isnan(starts[:, :, 0])
@@ -164,10 +164,9 @@ class ArmLearning:
             policy.learn(rows[mine], losses[mine], with_plain[mine])
         self.prior.learn(routes, losses)
 
-    def hear(self, rows: Rows, forecasts: Sequence[Forecast]) -> None:
+    def hear(self, rows: Rows, known: Forecast) -> None:
         """Take what is known of sequences' positions that are not released."""
-        for row, forecast in zip(rows.tolist(), forecasts, strict=True):
-            self._soon[row], self._soon_count[row], self._fade[row] = forecast.starts, forecast.counts, forecast.fade
+        self._soon[rows], self._soon_count[rows], self._fade[rows] = known.starts, known.counts, known.fade
 
     def price(self, rows: Rows, available: Bools, others: int, new: Bools) -> None:
         """Take the costs of this moment for sequences that run together, and for one that would begin now.

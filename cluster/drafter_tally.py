@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from paceline.actors.messages import DrafterStatistics, SequenceRound
-from paceline.cluster.learner import Floats
 
 MEMORY = 512.0  # positions
 
@@ -22,11 +20,11 @@ class Mean:
         self._sum = 0.0
         self._count = 0.0
 
-    def add(self, values: npt.NDArray[np.floating]) -> None:
-        """Note values; those of one batch count alike."""
-        keep = self._keep ** len(values)
-        self._sum = keep * self._sum + float(values.sum())
-        self._count = keep * self._count + len(values)
+    def add(self, total: float, count: int) -> None:
+        """Note so many values by their sum; those of one batch count alike."""
+        keep = self._keep**count
+        self._sum = keep * self._sum + total
+        self._count = keep * self._count + count
 
     @property
     def state(self) -> tuple[float, float]:
@@ -54,14 +52,14 @@ class DrafterTally:
         self.drafted = 0
         self.accepted = 0
 
-    def scores(self, gammas: npt.NDArray[np.float32]) -> None:
-        """Note gammas of positions that had none."""
-        self.gamma.add(gammas)
-        self.scored += len(gammas)
+    def scores(self, total: float, count: int) -> None:
+        """Note gammas of positions that had none, by their sum."""
+        self.gamma.add(total, count)
+        self.scored += count
 
-    def released(self, starts: Floats) -> None:
-        """Note the chances that rounds of its own begin, [positions]; NaN where the drafter slept."""
-        self.starts.add(starts[~np.isnan(starts)])
+    def released(self, total: float, count: int) -> None:
+        """Note at how many positions it was awake, and how many rounds of its own are expected to begin there."""
+        self.starts.add(total, count)
 
     @property
     def eal(self) -> float:

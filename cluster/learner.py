@@ -146,27 +146,38 @@ class Learner(ABC):
         """
         losses = losses.reshape(len(rows), -1, self._options)
         heard = ~np.isnan(losses[:, :, 0]).all(axis=1)
-        entries, losses = rows[heard], losses[heard]
-        awake = ~np.isnan(losses[:, :, 0])
-        standing, option = _best(self._total(entries))
-        law = self._law(entries, standing, self._mass[entries], awake)
-        met = np.where(awake[..., None], losses, 0.0)
-        cost = self._priced(entries, met)
-        paid = law * _of(cost, option)
-        faced = paid.sum(axis=1, keepdims=True) * awake
-        gained = np.where(awake[..., None], faced[..., None] - cost, 0.0)
-        massed = self._massed(_of(gained, option), awake)
-        rows, place = np.unique(entries, return_inverse=True)
-        keep = self._discount ** np.bincount(place, minlength=len(rows))[:, None]
-        fade = keep[..., None]
-        self._mass[rows] = keep * self._mass[rows] + summed(massed, place, len(rows))
-        if self._prices is None:
-            self._booked[rows] = fade * self._booked[rows] + summed(gained, place, len(rows))
+        if not heard.all():
+            rows, losses = rows[heard], losses[heard]
+        if not len(rows):
             return
-        self._booked[rows] = fade * self._booked[rows] + summed(met, place, len(rows))
-        self._played[rows] = fade * self._played[rows] + summed(law[..., None] * met, place, len(rows))
-        self._paid[rows] = keep * self._paid[rows] + summed(paid, place, len(rows))
-        self._met[rows] = keep * self._met[rows] + summed(faced, place, len(rows))
+        awake = ~np.isnan(losses[:, :, 0])
+        rows, first, place = np.unique(rows, return_index=True, return_inverse=True)
+        standing, options = _best(self._total(rows))
+        option = options[place]
+        # Positions of a row at which the same drafters are awake meet the same law, which is dear: found once.
+        alike = (awake == awake[first[place]]).all(axis=1)
+        like = np.where(alike, first[place], np.arange(len(place)))
+        met_by, which = np.unique(like, return_inverse=True)
+        mine = place[met_by]
+        law = self._law(rows[mine], standing[mine], self._mass[rows[mine]], awake[met_by])[which]
+        met = np.where(awake[..., None], losses, 0.0)
+        cost = met if self._prices is None else met * self._prices(rows)[place]
+        played = _of(cost, option)
+        paid = law * played
+        faced = paid.sum(axis=1, keepdims=True) * awake
+        massed = self._massed(np.where(awake, faced - played, 0.0), awake)
+        count = len(rows)
+        keep = self._discount ** np.bincount(place, minlength=count)[:, None]
+        fade = keep[..., None]
+        self._mass[rows] = keep * self._mass[rows] + summed(massed, place, count)
+        if self._prices is None:
+            gained = np.where(awake[..., None], faced[..., None] - cost, 0.0)
+            self._booked[rows] = fade * self._booked[rows] + summed(gained, place, count)
+            return
+        self._booked[rows] = fade * self._booked[rows] + summed(met, place, count)
+        self._played[rows] = fade * self._played[rows] + summed(law[..., None] * met, place, count)
+        self._paid[rows] = keep * self._paid[rows] + summed(paid, place, count)
+        self._met[rows] = keep * self._met[rows] + summed(faced, place, count)
 
     def _total(self, rows: Rows) -> Floats:
         """Regrets, with prices as they are now: R_i = p <w, f> - p_i f_i, summed up over where i was awake.
@@ -213,10 +224,11 @@ def _of(values: Floats, option: Rows) -> Floats:
 
 
 def summed(values: Floats, place: Rows, count: int) -> Floats:
-    """The sum [count, ...] of the rows of values [entries, ...] that go to each place [entries]."""
-    total: Floats = np.zeros((count, *values.shape[1:]))
-    np.add.at(total, place, values)
-    return total
+    """The sum [count, ...] of the rows of values [entries, ...] that go to each place [entries]; none is left out."""
+    if count == 1:
+        return np.asarray(values.sum(axis=0, keepdims=True))
+    order = np.argsort(place, kind="stable")
+    return np.add.reduceat(values[order], np.searchsorted(place[order], np.arange(count)), axis=0)
 
 
 def normalised(weights: Floats, available: Bools) -> Floats:

@@ -17,7 +17,7 @@ from paceline.cluster.arm_ladder import ArmLadder
 from paceline.cluster.arm_learning import ArmLearning
 from paceline.cluster.arm_memory import ArmMemory
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
-from paceline.cluster.gamma_ring import GammaRing, PlayedDraft
+from paceline.cluster.gamma_ring import GammaRings, PlayedDraft, Released
 from paceline.cluster.learner import Bools, Floats, Pending, Rows
 from paceline.cluster.policy import build_policy
 from paceline.cluster.policy_base import Played
@@ -45,9 +45,7 @@ class Learning:
 
     def __init__(self, config: SelectorConfig, speculation: SpeculationConfig) -> None:
         self._most = speculation.max_draft
-        self._lag = speculation.catch_up_tokens
         self._discount = config.discount
-        self._drafters = 0
         self.policy = build_policy(config, self._most)
         self.cost = RoundCost()
         self._loss = RoundLoss(config.loss, self.cost)
@@ -55,7 +53,8 @@ class Learning:
         self._foretells = config.prompt_weight > 0
         ladder = ArmLadder(self._most)
         self._arms = ArmLearning(config, ladder) if speculation.draft_length == "learned" else None
-        self._lengths = ladder.rungs if self._arms else (self._most,)
+        lengths = ladder.rungs if self._arms else (self._most,)
+        self.rings = GammaRings(self._most, speculation.catch_up_tokens, lengths)
         self._joint: Bools = np.zeros(config.max_sequences, dtype=np.bool_)  # rows that `_arms` learns about
         self._routes: dict[int, str] = {}
         memory = ArmMemory(self._arms, ladder) if self._arms else None
@@ -68,22 +67,22 @@ class Learning:
 
     def join(self, drafter: str) -> None:
         """A new drafter takes the next column."""
-        self._drafters += 1
+        self.rings.join()
         self.policy.join(drafter)
         self.cost.join()
         self.prompts.join()
         if self._arms is not None:
             self._arms.join()
 
-    def open(self, row: int, opened: SequenceOpened, policy: str) -> GammaRing:
-        """A new sequence takes the row. Returns its ring."""
+    def open(self, row: int, opened: SequenceOpened, policy: str) -> None:
+        """A new sequence takes the row."""
         self._joint[row] = self._arms is not None and self._arms.takes(policy)
         self._routes[row] = opened.route
         if self._arms is not None:
             self._arms.open(row, opened.route, policy)
         self.policy.open(row, opened.route, policy)
         self.prompts.open(row, opened.sketch)
-        return GammaRing(opened.prompt_tokens, self._most, self._lag, self._drafters, self._lengths)
+        self.rings.open(row, opened.prompt_tokens)
 
     def close(self, row: int, sketch: bytes) -> None:
         """The row's sequence ended."""
@@ -105,23 +104,23 @@ class Learning:
         if self._arms is not None:
             self._arms.cost.measured(timings, report)
 
-    def asked(self, row: int, column: int, played: SequenceRound, ring: GammaRing) -> None:
-        """A round in which a drafter was asked, or its draft at hand."""
+    def asked(self, row: int, column: int, played: SequenceRound, token_time: int) -> None:
+        """A round in which a drafter was asked, or its draft at hand; `token_time` is of before it."""
         if self._arms is None or not played.length:
             return
         self._arms.cost.played(row, column, not played.carried, min(played.drafted / played.length, 1.0))
         start = played.committed - played.accepted - 1
         # To have nothing more to say counts as a miss at that depth, unless only what was left was played.
         offered = played.drafted if played.carried else min(played.drafted + 1, played.length)
-        if start >= ring.token_time:  # else rounds before it were lost
-            ring.played(PlayedDraft(column, start, min(played.accepted + 1, offered), played.accepted))
+        if start >= token_time:  # else rounds before it were lost
+            self.rings.played(row, PlayedDraft(column, start, min(played.accepted + 1, offered), played.accepted))
 
-    def released(self, ring: GammaRing, committed: int) -> Floats:
-        """Move a sequence's ring on, and release what is due; see `GammaRing.advance`."""
+    def advance(self, rows: Rows, committed: Rows) -> Released:
+        """Move sequences on to so many tokens each, [rows], and release what is due."""
         if self._arms is None:
-            return ring.advance(committed)
-        self._arms.truth.add(ring.judged(committed))
-        return ring.advance(committed, self._arms.truth.ratios)
+            return self.rings.advance(rows, committed)
+        self._arms.truth.add(self.rings.judged(rows, committed))
+        return self.rings.advance(rows, committed, self._arms.truth.ratios)
 
     def rounds(self, rows: Rows, played: Played) -> None:
         """Rounds ended; see `Policy`."""
@@ -144,23 +143,22 @@ class Learning:
         if self._arms is not None:
             self._arms.price(rows, available, others, new)
 
-    def hear(self, rows: Rows, rings: Sequence[GammaRing]) -> None:
-        """Take what sequences' rings know of positions that are not released."""
+    def hear(self, rows: Rows) -> None:
+        """Take what is known of sequences' positions that are not released."""
         if self._arms is not None:
-            self._arms.hear(rows, [ring.pending(self._discount) for ring in rings])
+            self._arms.hear(rows, self.rings.pending(rows, self._discount))
 
-    def choice(self, rows: Rows, rings: Sequence[GammaRing], available: Bools) -> Choice:
-        """Weights and lengths of some sequences, whose rings these are; `available` is [rows, drafters]."""
+    def choice(self, rows: Rows, available: Bools) -> Choice:
+        """Weights and lengths of some sequences; `available` is [rows, drafters]."""
         joint = self._joint[rows]
         weights, lengths = np.zeros(available.shape), np.zeros(available.shape, dtype=np.intp)
         if self._arms is not None and joint.any():
             weights[joint], lengths[joint] = self._arms.weights(rows[joint], available[joint])
         if not joint.all():
             rest = ~joint
-            known = [rings[index].pending(self._discount) for index in np.flatnonzero(rest).tolist()]
-            losses = self._loss.losses(np.stack([forecast.starts[:, -1] for forecast in known]))
-            counts, fade = np.stack([forecast.counts for forecast in known]), np.array([each.fade for each in known])
-            weights[rest] = self.policy.weights(rows[rest], available[rest], Pending(losses, counts, fade))
+            known = self.rings.pending(rows[rest], self._discount)
+            pending = Pending(self._loss.losses(known.starts[:, :, -1]), known.counts, known.fade)
+            weights[rest] = self.policy.weights(rows[rest], available[rest], pending)
         return Choice(weights, lengths)
 
     def begin(self, available: Bools) -> Choice:

@@ -14,6 +14,7 @@ from paceline.cluster.learner import Bools, Floats, Learner, Rows
 
 _NEWTON_STEPS = 8
 _NOTHING = 1e-12
+_CLOSE = 1e-9  # Newton's error is about its step squared: after a step this small nothing is left to gain
 
 
 def normalhedge_weights(regret: Floats, available: Bools) -> Floats:
@@ -47,7 +48,9 @@ def normalhedge_weights(regret: Floats, available: Bools) -> Floats:
         terms = np.where(available, np.exp(x * (square - 1.0)), 0.0)  # the largest exponent subtracted
         mass = np.maximum(terms.sum(axis=1, keepdims=True), _NOTHING)
         slope = np.maximum((terms * square).sum(axis=1, keepdims=True) / mass, _NOTHING)
-        x = np.maximum(x - (x + np.log(mass / some) - 1.0) / slope, 1.0)
+        before, x = x, np.maximum(x - (x + np.log(mass / some) - 1.0) / slope, 1.0)
+        if (before - x <= _CLOSE).all():
+            break
     weights = share * np.exp(x * (square - 1.0))
     weights = np.where(top > _NOTHING, weights, available.astype(np.float64))
     norm = weights.sum(axis=1, keepdims=True)

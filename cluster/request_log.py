@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from paceline.actors.messages import Score, SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
+from paceline.actors.messages import SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
 from paceline.cluster.explanation import (
     ExplainedRound,
     ExplainedSequence,
@@ -25,6 +25,9 @@ from paceline.cluster.explanation import (
     RequestList,
     RequestSummary,
 )
+from paceline.cluster.gamma_pages import GammaPages
+from paceline.cluster.gamma_ring import wider
+from paceline.cluster.score_table import Entries, Rows, ScoreTable
 from paceline.cluster.speculation_report import PLAIN
 
 TOKENS_PER_ROUND = 4  # that positions are kept for, on average: `explain_rounds` times this bounds a sequence's gammas
@@ -54,12 +57,12 @@ class _Sequence:
     opened: SequenceOpened
     target: str
     began_s: float
+    row: int  # of its gammas
     finished: bool = False
     rounds: list[_Round] = field(default_factory=list)
     left_out: int = 0
     lost: int = 0
     committed: int = 0
-    gammas: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # drafter -> [positions], NaN: not scored
     sent: deque[tuple[int, _Weights]] = field(default_factory=lambda: deque(maxlen=_OUTSTANDING))
 
 
@@ -85,6 +88,10 @@ class RequestLog:
         self._life = secrets.token_hex(4)
         self._requests: OrderedDict[str, _Request] = OrderedDict()  # oldest first
         self._sequences: dict[int, _Sequence] = {}
+        self._rows: dict[int, int] = {}  # sequence -> row
+        self._gammas = GammaPages(TOKENS_PER_ROUND * max_rounds)
+        self._names: tuple[str, ...] = ()  # drafters, by column
+        self._first: Rows = np.zeros(0, dtype=np.intp)  # by row: the first position that was not there already
         self._priors: deque[tuple[int, _Weights]] = deque(maxlen=_OUTSTANDING)
         self._seen = 0
 
@@ -103,26 +110,23 @@ class RequestLog:
                 _, oldest = self._requests.popitem(last=False)
                 for sequence in oldest.sequences:
                     del self._sequences[sequence.opened.seq]
-        sequence = _Sequence(opened, target, self._clock(), committed=opened.prompt_tokens)
+                    self._gammas.close(self._rows.pop(sequence.opened.seq))
+        row = self._rows[opened.seq] = self._gammas.open()
+        if row >= len(self._first):
+            self._first = wider(self._first, (2 * row + 1,), 0)
+        self._first[row] = opened.prompt_tokens
+        sequence = _Sequence(opened, target, self._clock(), row, committed=opened.prompt_tokens)
         request.sequences.append(sequence)
         self._sequences[opened.seq] = sequence
 
-    def scores(self, drafter: str, score: Score) -> None:
-        """A drafter's gammas; those of positions that are not kept are passed over."""
-        sequence = self._sequences.get(score.seq)
-        if sequence is None:
-            return
-        first = score.start - sequence.opened.prompt_tokens
-        last = min(first + len(score.gammas), TOKENS_PER_ROUND * self._max_rounds)
-        if last <= max(first, 0):
-            return
-        held = sequence.gammas.get(drafter)
-        if held is None or len(held) < last:
-            longer = np.full(max(64, 2 * last), np.nan, dtype=np.float32)
-            if held is not None:
-                longer[: len(held)] = held
-            held = sequence.gammas[drafter] = longer
-        held[max(first, 0) : last] = score.gammas[max(-first, 0) : last - first]
+    def scores(self, table: ScoreTable) -> None:
+        """Drafters' gammas; those of sequences and positions that are not kept are passed over."""
+        self._names = table.names
+        rows = np.array([self._rows.get(seq, -1) for seq in table.seqs], dtype=np.intp)
+        rows, columns, entries, gammas = table.of(rows >= 0, rows)
+        if len(rows):
+            own = entries.position - self._first[rows][entries.score]
+            self._gammas.put(rows, columns, Entries(entries.score, own), gammas)
 
     def sent(self, update: WeightsUpdate) -> None:
         """An update goes to a target."""
@@ -218,10 +222,23 @@ class RequestLog:
             prompt_tokens=opened.prompt_tokens,
             finished=sequence.finished,
             age_s=round(self._clock() - sequence.began_s, 3),
-            rounds=[_explained(number, entry, sequence) for number, entry in enumerate(sequence.rounds)],
+            rounds=[
+                _explained(number, entry, sequence, self._scored(sequence, entry))
+                for number, entry in enumerate(sequence.rounds)
+            ],
             rounds_left_out=sequence.left_out,
             rounds_lost=sequence.lost,
         )
+
+    def _scored(self, sequence: _Sequence, entry: _Round) -> dict[str, list[float | None]]:
+        """Gammas of a round's positions, [positions] by drafter; drafters that scored none of them are left out."""
+        prompt = sequence.opened.prompt_tokens
+        found = self._gammas.read(sequence.row, entry.start - prompt, entry.played.committed - prompt)
+        return {
+            name: [None if math.isnan(gamma) else _rounded(gamma) for gamma in found[:, column].tolist()]
+            for column, name in enumerate(self._names[: found.shape[1]])
+            if not np.isnan(found[:, column]).all()
+        }
 
 
 def split_request(opened: SequenceOpened) -> tuple[str, int]:
@@ -232,10 +249,11 @@ def split_request(opened: SequenceOpened) -> tuple[str, int]:
     return opened.request or str(opened.seq), 0
 
 
-def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRound:
+def _explained(
+    number: int, entry: _Round, sequence: _Sequence, gammas: dict[str, list[float | None]]
+) -> ExplainedRound:
     played, report = entry.played, entry.report
     timing = next((item for item in report.drafts if item.drafter == played.drafter), None)
-    first, last = entry.start - sequence.opened.prompt_tokens, played.committed - sequence.opened.prompt_tokens
     return ExplainedRound(
         number=number,
         start=entry.start,
@@ -247,7 +265,7 @@ def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRoun
         carried=played.carried,
         weights=None if entry.weights is None else _by_name(entry.weights),
         lengths={} if entry.weights is None else dict(zip(entry.weights.names, entry.weights.lengths, strict=False)),
-        gammas=_scored(sequence.gammas, first, last),
+        gammas=gammas,
         draft_ms=None if timing is None or played.carried else _rounded(timing.draft_ms),
         wait_ms=_rounded(report.context.wait_ms),
         verify_ms=_rounded(report.verify_ms) if report.verify_ms else None,
@@ -256,17 +274,6 @@ def _explained(number: int, entry: _Round, sequence: _Sequence) -> ExplainedRoun
         sequences=len(report.rounds),
         token_ids=list(played.tokens),
     )
-
-
-def _scored(gammas: Mapping[str, npt.NDArray[np.float32]], first: int, last: int) -> dict[str, list[float | None]]:
-    """Gammas of some positions, [last - first] by drafter; drafters that scored none of them are left out."""
-    found: dict[str, list[float | None]] = {}
-    for drafter, held in gammas.items():
-        row: list[float | None] = [None if math.isnan(x) else _rounded(x) for x in held[first:last].tolist()]
-        row += [None] * (last - first - len(row))
-        if any(gamma is not None for gamma in row):
-            found[drafter] = row
-    return found
 
 
 def _by_name(weights: _Weights) -> dict[str, float]:

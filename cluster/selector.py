@@ -1,7 +1,9 @@
 """The selector: takes scores and reports, learns, and says which drafter should pull for each sequence.
 
 Everything is keyed by sequence and bounded: one ring of gammas and one learner each, and where there are too many the
-one idle longest goes. Time comes from outside. Not thread-safe: `selector_server` calls it under one lock.
+one idle longest goes. What costs is done to all at once: scores are looked at when somebody asks for what they change,
+and the rounds of a message are learned from together. Time comes from outside. Not thread-safe but for `scores`:
+`selector_server` calls it under one lock.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from paceline.actors.messages import (
     Heartbeat,
     Score,
+    ScoreArrays,
     SelectorSnapshot,
     SequenceOpened,
     SequenceRound,
@@ -26,21 +29,18 @@ from paceline.actors.messages import (
 from paceline.cluster.awaited_scores import AwaitedScores
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.drafter_tally import DrafterTally
-from paceline.cluster.gamma_ring import GammaRing
-from paceline.cluster.learner import Floats, Rows
+from paceline.cluster.learner import Rows
 from paceline.cluster.learning import Learning
 from paceline.cluster.membership import Membership
-from paceline.cluster.policy_base import Played
 from paceline.cluster.policy_options import REQUEST_POLICIES
 from paceline.cluster.request_log import RequestLog
+from paceline.cluster.round_batch import RoundBatch
+from paceline.cluster.score_table import ScoreInbox
 from paceline.cluster.selector_state import SelectorState
 from paceline.cluster.sequence_access import SequenceAccess
 from paceline.cluster.target_connection import TargetConnection
 
 logger = logging.getLogger(__name__)
-
-LEARN_TOGETHER = 16  # positions of a sequence that meet the same weights: a fraction of what a learner remembers
-_ROUNDING = 1e-3  # a gamma this far outside [0, 1] is rounding in the drafter's sums, not a lie
 
 
 @dataclass(slots=True)
@@ -48,14 +48,11 @@ class _Sequence:
     opened: SequenceOpened
     row: int
     connection: int
-    ring: GammaRing
-    awaited: AwaitedScores = field(default_factory=AwaitedScores)
+    token_time: int  # tokens known to be committed, the newest report's rounds included
 
 
 class Selector:
     """Learners, statistics and members of one cluster.
-
-    `counts` tells what was refused or lost, by reason; `requests` explains the newest ones.
 
     Args:
         config: The policy and its settings.
@@ -75,13 +72,29 @@ class Selector:
         self._tallies: list[DrafterTally] = []
         self._access = SequenceAccess(config.max_sequences)
         self._sequences: OrderedDict[int, _Sequence] = OrderedDict()  # the one idle longest first
+        self._rows: dict[int, int] = {}  # the same sequences'
+        self._awaited = AwaitedScores()
+        self._inbox = ScoreInbox()
+        self._batch = RoundBatch()
         self._free = list(range(config.max_sequences - 1, -1, -1))
         self._connections: dict[int, TargetConnection] = {}
         self._ids = itertools.count(1)
         self._updates = 0
         self._plain_rounds = 0
-        self.requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
-        self.counts: Counter[str] = Counter()
+        self._requests = RequestLog(config.explain_requests, config.explain_rounds, clock)
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was refused or lost, by reason."""
+        self.settle()
+        return self._counts
+
+    @property
+    def requests(self) -> RequestLog:
+        """Explains the newest ones."""
+        self.settle()
+        return self._requests
 
     # ------------------------------------------------------------ drafters
 
@@ -95,7 +108,7 @@ class Selector:
         changed = self._membership.register(heartbeat, self._clock())
         if len(self._membership) > before:
             self._join(heartbeat.drafter)
-        self.counts["scores_dropped_by_drafters"] = self._membership.scores_dropped
+        self._counts["scores_dropped_by_drafters"] = self._membership.scores_dropped
         if changed:
             self._members_changed()
 
@@ -104,42 +117,36 @@ class Selector:
         if self._membership.follow(roster):
             self._members_changed()
 
-    def scores(self, drafter: str, scores: Sequence[Score]) -> None:
-        """Take a drafter's gammas. What cannot be used is counted: unknown drafter or sequence, no probabilities,
-        too late, too early."""
-        column = self._membership.column(drafter)
-        if column is None:
-            self._count("scores_of_unknown_drafter", len(scores))
-            return
-        new = []
-        for score in self._probabilities(scores):
-            self.requests.scores(drafter, score)
-            sequence = self._sequences.get(score.seq)
-            if sequence is None:
-                self._count("scores_of_unknown_sequence", 1)
-            else:
-                placed = sequence.ring.put(column, score.start, score.gammas)
-                new.append(placed.gammas)
-                self._access.scored(sequence.row, column)
-                self.counts["gammas_late"] += placed.late
-                self.counts["gammas_early"] += placed.early
-                self._judge(sequence)
-        if new:
-            self._tallies[column].scores(np.concatenate(new))
+    def scores(self, drafter: str, scores: Sequence[Score] | ScoreArrays) -> None:
+        """Take a drafter's gammas, which are only noted here; `settle` looks at them. Any thread may call this."""
+        self._inbox.put(drafter, scores if isinstance(scores, ScoreArrays) else ScoreArrays.of(scores))
 
-    def _probabilities(self, scores: Sequence[Score]) -> Iterator[Score]:
-        """The scores that are probabilities, rounded into [0, 1]; the others are counted. All are looked at together,
-        since a message holds many short ones."""
-        together = np.concatenate([score.gammas for score in scores]) if scores else np.empty(0, dtype=np.float32)
-        valid = (together >= -_ROUNDING) & (together <= 1.0 + _ROUNDING)  # NaN is neither
-        whole, rounded = bool(valid.all()), np.clip(together, 0.0, 1.0)
-        end = 0
-        for score in scores:
-            start, end = end, end + len(score.gammas)
-            if whole or valid[start:end].all():
-                yield Score(score.seq, score.start, rounded[start:end])
-            else:
-                self._count("scores_invalid", 1)
+    @property
+    def unsettled(self) -> int:
+        """Messages of scores that were not looked at yet."""
+        return len(self._inbox)
+
+    def settle(self) -> None:
+        """Look at all scores that have come. What cannot be used is counted: unknown drafter or sequence, no
+        probabilities, too late, too early."""
+        table = self._inbox.take(self._membership.names, self._count)
+        if table is None:
+            return
+        self._requests.scores(table)
+        rows = np.array([self._rows.get(seq, -1) for seq in table.seqs], dtype=np.intp)
+        known = rows >= 0
+        self._count("scores_of_unknown_sequence", int((~known).sum()))
+        rows, columns, entries, gammas = table.of(known, rows)
+        placed = self._learning.rings.put(rows, columns, entries, gammas)
+        self._access.scored(rows, columns)
+        self._counts["gammas_late"] += placed.late
+        self._counts["gammas_early"] += placed.early
+        whose, gammas = columns[entries.score[placed.new]], gammas[placed.new]
+        counts = np.bincount(whose, minlength=len(self._tallies))
+        sums = np.bincount(whose, weights=gammas, minlength=len(self._tallies))
+        for column in np.flatnonzero(counts).tolist():
+            self._tallies[column].scores(float(sums[column]), int(counts[column]))
+        self._judge()
 
     # ------------------------------------------------------------ targets
 
@@ -151,30 +158,33 @@ class Selector:
 
     def disconnect(self, connection: int) -> None:
         """A target's stream ended: its sequences go, except those announced anew on a later stream."""
+        self.settle()
         del self._connections[connection]
         for seq in [seq for seq, sequence in self._sequences.items() if sequence.connection == connection]:
             self._close(seq)
 
     def report(self, connection: int, *reports: TargetReport) -> None:
-        """Take a target's news, in order; of each report the openings, then the rounds, then the ends.
+        """Take a target's news, in order; of each report the openings, then the rounds, then the ends. Scores that came
+        before it are looked at first: what a report releases is lost to them.
 
-        What several reports release is learnt together, which is where the time goes.
+        Rounds of several reports are learned from together, which is where the time goes.
         """
-        released: dict[int, list[Floats]] = {}
+        self.settle()
         for report in reports:
-            self._take(connection, report, released)
+            if report.opened:
+                self._learn()
+                for opened in report.opened:
+                    self._open(connection, opened)
+                    self._requests.opened(report.target, opened)
+            self._take(connection, report)
             if report.closed:
-                self._learn(released)
-                released.clear()
+                self._learn()
                 self._end(connection, report.closed)
-        self._learn(released)
+        self._learn()
 
-    def _take(self, connection: int, report: TargetReport, released: dict[int, list[Floats]]) -> None:
-        """Note one report but its ends, and collect what it releases, by sequence."""
-        for opened in report.opened:
-            self._open(connection, opened)
-            self.requests.opened(report.target, opened)
-        self.requests.reported(report)
+    def _take(self, connection: int, report: TargetReport) -> None:
+        """Note one report's times and rounds."""
+        self._requests.reported(report)
         timings = []
         for timing in report.drafts:
             column = self._membership.column(timing.drafter)
@@ -184,16 +194,8 @@ class Selector:
                 timings.append((column, timing))
         self._learning.measured(timings, report)
         self._connections[connection].reported(report, self._sequences)
-        outcomes: list[tuple[int, int, int, int]] = []  # row, column, drafted, accepted
         for played in report.rounds:
-            due = self._played(played, outcomes)
-            if due is not None:
-                released.setdefault(played.seq, []).append(due)
-        if outcomes:
-            rows, *counts = np.array(outcomes).T
-            self._learning.rounds(rows, Played(*counts))
-        for seq in {played.seq for played in report.rounds} & self._sequences.keys():
-            self._judge(self._sequences[seq])
+            self._played(played)
 
     def _end(self, connection: int, closed: Sequence[int]) -> None:
         for seq in closed:
@@ -217,14 +219,14 @@ class Selector:
         """
         if not self.pending(connection):
             return None
+        self.settle()
         waiting = self._connections[connection]
-        rows = self._rows(waiting.changed)
-        rings = [self._sequences[seq].ring for seq in waiting.changed]
+        rows = self._rows_of(waiting.changed)
         if self._learning.joint:
-            running = self._rows(waiting.running)
-            self._learning.hear(rows, rings)
+            running = self._rows_of(waiting.running)
+            self._learning.hear(rows)
             self._learning.price(running, self._access.available(running), waiting.others, self._access.new)
-        choice = self._learning.choice(rows, rings, self._access.available(rows))
+        choice = self._learning.choice(rows, self._access.available(rows))
         begin = self._learning.begin(self._access.new)
         self._updates += 1
         update = WeightsUpdate(
@@ -242,11 +244,12 @@ class Selector:
             },
         )
         waiting.changed, waiting.dropped, waiting.members, waiting.idle = {}, {}, False, False
-        self.requests.sent(update)
+        self._requests.sent(update)
         return update
 
     def snapshot(self) -> SelectorSnapshot:
         """Everything a dashboard shows."""
+        self.settle()
         if self._membership.expire(self._clock()):
             self._members_changed()
         prior = self._learning.begin(self._access.new).weights
@@ -267,6 +270,7 @@ class Selector:
 
     def state(self) -> SelectorState:
         """What is known beyond single sequences."""
+        self.settle()
         names = self._membership.names
         return self._learning.memory.state(self._config.policy, names, self._tallies, self._plain_rounds)
 
@@ -281,7 +285,6 @@ class Selector:
         self._learning.memory.joined(drafter, len(self._tallies) - 1, self._tallies[-1])
         self._access.join()
         for sequence in self._sequences.values():
-            sequence.ring.join()
             self._access.restrict(sequence.row, sequence.opened.drafters, self._membership.names)
 
     def _members_changed(self) -> None:
@@ -303,9 +306,9 @@ class Selector:
             if not self._free:
                 self._evict()
             row = self._free.pop()
-            ring = self._learning.open(row, opened, self._policy_of(opened))
-            sequence = _Sequence(opened, row, connection, ring)
-            self._sequences[opened.seq] = sequence
+            self._learning.open(row, opened, self._policy_of(opened))
+            sequence = self._sequences[opened.seq] = _Sequence(opened, row, connection, opened.prompt_tokens)
+            self._rows[opened.seq] = row
             self._access.open(row, opened.drafters, self._membership.names)
         self._sequences.move_to_end(opened.seq)
         waiting.dropped.pop(opened.seq, None)
@@ -313,6 +316,7 @@ class Selector:
 
     def _close(self, seq: int) -> None:
         sequence = self._sequences.pop(seq)
+        self._awaited.forget(self._rows.pop(seq))
         self._learning.close(sequence.row, sequence.opened.sketch)
         self._free.append(sequence.row)
         if (waiting := self._connections.get(sequence.connection)) is not None:
@@ -324,8 +328,8 @@ class Selector:
         self._connections[sequence.connection].dropped[seq] = None
         self._count("sequences_evicted", 1)
 
-    def _played(self, played: SequenceRound, outcomes: list[tuple[int, int, int, int]]) -> Floats | None:
-        """Note one round, and add it to `outcomes`; returns what it releases, None of an unknown sequence."""
+    def _played(self, played: SequenceRound) -> None:
+        """Note one round."""
         column = self._membership.column(played.drafter)
         if not played.drafted:
             self._plain_rounds += 1
@@ -336,25 +340,27 @@ class Selector:
         sequence = self._sequences.get(played.seq)
         if sequence is None:
             self._count("rounds_of_unknown_sequence", 1)
-            return None
+            return
         self._sequences.move_to_end(played.seq)
-        outcomes.append((sequence.row, -1 if column is None else column, played.drafted, played.accepted))
-        if column is not None:
-            self._learning.asked(sequence.row, column, played, sequence.ring)
-        if column is not None and played.drafted and self._learning.policy.row_hears_gammas(sequence.row):
-            start = max(sequence.ring.token_time, played.committed - played.accepted - 1)
-            if played.committed > start:
-                sequence.awaited.add(column, start, min(played.drafted, played.committed - start))
         self._connections[sequence.connection].changed[played.seq] = None
-        return self._learning.released(sequence.ring, played.committed)
+        row, before = sequence.row, sequence.token_time
+        sequence.token_time = max(before, played.committed)
+        self._batch.add(row, column, played, sequence.token_time)
+        if column is None:
+            return
+        self._learning.asked(row, column, played, before)
+        if played.drafted and self._learning.policy.row_hears_gammas(row):
+            start = max(before, played.committed - played.accepted - 1)
+            if played.committed > start:
+                self._awaited.add(row, column, start, min(played.drafted, played.committed - start))
 
-    def _judge(self, sequence: _Sequence) -> None:
+    def _judge(self) -> None:
         """Tell the policy of rounds whose scores are now complete."""
-        for column, gammas in sequence.awaited.take(sequence.ring):
-            self._learning.policy.judged(sequence.row, column, gammas)
+        for row, column, gammas in self._awaited.take(self._learning.rings):
+            self._learning.policy.judged(row, column, gammas)
 
-    def _rows(self, seqs: Iterable[int]) -> Rows:
-        return np.array([self._sequences[seq].row for seq in seqs], dtype=np.intp)
+    def _rows_of(self, seqs: Iterable[int]) -> Rows:
+        return np.array([self._rows[seq] for seq in seqs], dtype=np.intp)
 
     def _policy_of(self, opened: SequenceOpened) -> str:
         if not opened.policy or opened.policy in REQUEST_POLICIES:
@@ -362,31 +368,20 @@ class Selector:
         self._count("sequences_of_unknown_policy", 1)
         return ""
 
-    def _learn(self, released: dict[int, list[Floats]]) -> None:
-        """Learn all sequences at once, and some positions of each, since an update costs the same for one as for many.
-
-        A sequence that was evicted meanwhile has no learner any more.
-        """
-        whole = [part[:, :, -1] for parts in released.values() for part in parts if len(part)]
-        if whole:
-            for tally, starts in zip(self._tallies, np.concatenate(whole).T, strict=True):
-                tally.released(starts)
-        alive = {
-            self._sequences[seq].row: np.concatenate(parts)
-            for seq, parts in released.items()
-            if seq in self._sequences and any(len(part) for part in parts)
-        }
-        for start in range(0, max(map(len, alive.values()), default=0), LEARN_TOGETHER):
-            blocks = {row: part[start : start + LEARN_TOGETHER] for row, part in alive.items() if len(part) > start}
-            rows = np.repeat(np.array(list(blocks), dtype=np.intp), [len(block) for block in blocks.values()])
-            self._learning.learn(rows, np.concatenate(list(blocks.values())), self._access.allowed(rows))
+    def _learn(self) -> None:
+        """Learn from the rounds that are noted, of all sequences at once."""
+        batch, self._batch = self._batch, RoundBatch()
+        if batch:
+            self._learning.rounds(*batch.played())
+            self._judge()  # before their positions are released
+            batch.learn(self._learning, self._access, self._tallies)
 
     def _count(self, reason: str, amount: int) -> None:
         """Count what is refused or lost; log its first time, and then each time it has doubled."""
-        before = self.counts[reason]
-        self.counts[reason] += amount
-        if amount and before.bit_length() != self.counts[reason].bit_length():
-            logger.warning("%s: %d so far", reason, self.counts[reason])
+        before = self._counts[reason]
+        self._counts[reason] += amount
+        if amount and before.bit_length() != self._counts[reason].bit_length():
+            logger.warning("%s: %d so far", reason, self._counts[reason])
 
 
 def _told(lengths: Rows) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import grpc
 
-from paceline.actors import selector_wire
+from paceline.actors import selector_wire, snapshot_wire
 from paceline.actors.channel import ANY_PORT, GrpcServer, PortRange
 from paceline.actors.errors import PacelineError
 from paceline.actors.messages import PROTOCOL_VERSION, SelectorSnapshot
@@ -28,6 +28,7 @@ from paceline.protos import paceline_pb2_grpc as pb_grpc
 logger = logging.getLogger(__name__)
 
 UPDATE_INTERVAL_S = 0.1  # updates to one target are at least this far apart
+_UNSETTLED = 256  # messages of scores that wait for a report at most: then their drafters wait
 _LOOK_S = 0.25  # how often a quiet stream looks for drafters that fell silent
 
 
@@ -131,8 +132,12 @@ class SelectorServer(pb_grpc.SelectorServicer):
         try:
             for message in request_iterator:
                 drafter, scores = selector_wire.decode_scores(message)
-                with span("scores", drafter=drafter, positions=len(scores)), self._changed:
+                # Without the lock, so that a report never goes before scores that were here first.
+                with span("scores", drafter=drafter, positions=len(scores)):
                     self._selector.scores(drafter, scores)
+                    if self._selector.unsettled >= _UNSETTLED:
+                        with self._changed:
+                            self._selector.settle()
                 received += len(scores)
         except PacelineError as error:
             _refuse(error, context)
@@ -159,7 +164,7 @@ class SelectorServer(pb_grpc.SelectorServicer):
             selector_wire.check_version(request.version)
         except PacelineError as error:
             _refuse(error, context)
-        return selector_wire.encode_snapshot(self.snapshot())
+        return snapshot_wire.encode_snapshot(self.snapshot())
 
 
 class _TargetStream:

@@ -58,9 +58,9 @@ class SequenceAccess:
         """Say again which drafters, by column, a sequence's request allows: there is a new one."""
         self._named[row] = [not only or name in only for name in names]
 
-    def scored(self, row: int, column: int) -> None:
-        """The drafter scored the sequence, so it holds it."""
-        self._held[row, column] = True
+    def scored(self, rows: Rows, columns: Rows) -> None:
+        """Drafters scored sequences, [scores] of both, so they hold them."""
+        self._held[rows, columns] = True
 
     def allowed(self, rows: Rows) -> Bools:
         """The drafters that are there and that the sequences' requests allow, [rows, drafters]."""

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from single_ring import SingleRing
 
 from paceline.actors.messages import (
     DraftTiming,
@@ -24,7 +25,7 @@ from paceline.actors.messages import (
 from paceline.cluster.arm_ladder import ArmLadder
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.draft_truth import DraftTruth
-from paceline.cluster.gamma_ring import GammaRing, PlayedDraft
+from paceline.cluster.gamma_ring import PlayedDraft
 from paceline.cluster.selector import Selector
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,11 +91,11 @@ def test_every_length_has_rounds_of_its_own() -> None:
     ladder = ArmLadder(K)
     assert ladder.rungs == (1, 2, 3, 4, 6)
     chances = np.random.default_rng(1).random(9).astype(np.float32)
-    ring = GammaRing(0, K, C, 1, ladder.rungs)
+    ring = SingleRing(0, K, C, 1, ladder.rungs)
     ring.put(0, 0, chances)
     got = ring.advance(K + 1 + C + 8)
     for place, length in enumerate(ladder.rungs):
-        alone = GammaRing(0, length, C, 1)
+        alone = SingleRing(0, length, C, 1)
         alone.put(0, 0, chances)
         expected = alone.advance(length + 1 + C + 8)
         assert got[:, 0, place] == pytest.approx(expected[:, 0, 0])

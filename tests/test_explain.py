@@ -12,6 +12,7 @@ import pytest
 from engine_rig import EvenBoard, crowd, rig
 from fake_backend import CONFIG, FakeBackend, make_api, make_tokenizer, served
 from rich.console import Console
+from score_tables import table
 from table_model import TableModel
 
 from paceline.actors.messages import (
@@ -66,7 +67,7 @@ def url(shared: tuple[FakeBackend, str], tokenizer: ChatTokenizer) -> str:
     context = RoundContext(2.5, 14.0, 1)
     timing = [DraftTiming("suffix", 1, 5, 2.25)]
     log.reported(TargetReport("t", rounds=rounds, drafts=timing, verify_ms=11.5, verify_tokens=6, context=context))
-    log.scores("ngram", Score(1, 10, np.array([1.0, 0.5], dtype=np.float32)))
+    log.scores(table("ngram", Score(1, 10, np.array([1.0, 0.5], dtype=np.float32))))
     log.reported(TargetReport("t", closed=[1, 2]))
     return url
 

@@ -13,10 +13,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from single_ring import SingleRing
 
 from paceline.actors.gamma import overlap_sparse, point_gammas
 from paceline.actors.messages import Commit, Laws
-from paceline.cluster.gamma_ring import GammaRing
 from paceline.kernels.overlap import overlap
 
 VOCAB = 4
@@ -94,6 +94,6 @@ def test_rounds_begin_as_often_as_every_draft_that_could_be_drawn_lets_them() ->
             for at, hit in enumerate(hits):
                 expected[at] += chance * (age == 0)
                 age = age + 1 if hit and age < 3 else 0
-        ring = GammaRing(0, 3, 0, 1)
+        ring = SingleRing(0, 3, 0, 1)
         ring.put(0, 0, overlap_sparse(sparse(p), sparse(q)))
         assert ring.advance(9)[:, 0, 0] == pytest.approx([float(value) for value in expected], abs=1e-5)

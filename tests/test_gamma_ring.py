@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from single_ring import SingleChain, SingleRing
 
-from paceline.cluster.gamma_ring import GammaRing
-from paceline.cluster.round_chain import RoundChain
+from paceline.cluster.gamma_ring import GammaRings
+from paceline.cluster.score_table import Entries
 
 K, C = 3, 2
 DELAY = K + 1 + C
@@ -16,14 +19,14 @@ def gammas(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def told(ring: GammaRing, committed: int) -> np.ndarray:
+def told(ring: SingleRing, committed: int) -> np.ndarray:
     """What is released, of the longest draft, [positions, drafters]."""
     return ring.advance(committed)[:, :, -1]
 
 
 def chained(values: np.ndarray) -> np.ndarray:
     """u of one drafter's gammas, [positions]."""
-    chain = RoundChain(1, np.array([K]))
+    chain = SingleChain(1, np.array([K]))
     return np.array([chain.advance(np.arange(1), np.full((1, K), value))[0, 0] for value in values])
 
 
@@ -32,7 +35,7 @@ def test_release_depends_on_token_time_alone(steps: list[int]) -> None:
     """However rounds fall, position s comes at token-time s + K + 1 + C, neither sooner nor later, and only once."""
     start = 10
     chances = np.linspace(0.1, 0.9, 12, dtype=np.float32)
-    ring = GammaRing(start, K, C, 2)
+    ring = SingleRing(start, K, C, 2)
     ring.put(0, start, chances)
     committed, released = start, []
     for step in steps:
@@ -45,7 +48,7 @@ def test_release_depends_on_token_time_alone(steps: list[int]) -> None:
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 6]])
 def test_rounds_go_on_from_score_to_score(pieces: list[int]) -> None:
     chances = np.random.default_rng(1).random(12).astype(np.float32)
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     at, released = 0, []
     for piece in pieces:
         ring.put(0, at, chances[at : at + piece])
@@ -56,7 +59,7 @@ def test_rounds_go_on_from_score_to_score(pieces: list[int]) -> None:
 
 
 def test_a_missing_gamma_puts_only_that_drafter_to_sleep_and_its_round_goes_on_after_it() -> None:
-    ring = GammaRing(0, K, C, 2)
+    ring = SingleRing(0, K, C, 2)
     ring.put(0, 0, gammas(1, 0, 1, 1))
     ring.put(1, 0, gammas(1))
     ring.put(1, 2, gammas(0, 1))
@@ -68,7 +71,7 @@ def test_a_missing_gamma_puts_only_that_drafter_to_sleep_and_its_round_goes_on_a
 
 def test_what_a_drafter_left_out_is_not_waited_for() -> None:
     """It began to score in mid-text: that counts in the forecast at once, not when the gap is released."""
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     ring.put(0, 4, gammas(1, 0))
     told(ring, 5)
     assert ring.pending().counts.tolist() == [2]
@@ -77,7 +80,7 @@ def test_what_a_drafter_left_out_is_not_waited_for() -> None:
 
 
 def test_scores_may_overtake_reports_and_lag_behind_them() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     assert len(ring.put(0, 0, gammas(1, 1, 1, 1)).gammas) == 4  # before any report
     told(ring, DELAY - 1)
     placed = ring.put(0, 2, gammas(0, 0, 0.5))  # two of them repeat, and change nothing
@@ -88,7 +91,7 @@ def test_scores_may_overtake_reports_and_lag_behind_them() -> None:
 
 
 def test_far_ahead_is_refused_and_slots_are_not_confused() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     placed = ring.put(0, 0, np.ones(1000, dtype=np.float32))
     assert placed.early > 0
     assert len(placed.gammas) + placed.early == 1000
@@ -101,7 +104,7 @@ def test_far_ahead_is_refused_and_slots_are_not_confused() -> None:
 
 @pytest.mark.parametrize("start", [500, 10**6, 2**62])
 def test_scores_of_another_time_are_counted_and_move_nothing(start: int) -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     ring.put(0, 0, gammas(1, 0))
     assert ring.put(0, start, gammas(1, 1)).early == 2
     ring.put(0, 2, gammas(1, 1))
@@ -111,7 +114,7 @@ def test_scores_of_another_time_are_counted_and_move_nothing(start: int) -> None
 @pytest.mark.parametrize("steps", [(K, K + 1), (1, K - 1, K + 1), (2, 1, K + 1)])
 def test_a_drafter_that_lags_as_far_as_it_may_has_scored_what_is_released(steps: tuple[int, ...]) -> None:
     """The other one's luck makes long steps; scores come after the report of their round, and C at a time."""
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     at = scored = 0
     for number in range(60):
         at += steps[number % len(steps)]
@@ -122,7 +125,7 @@ def test_a_drafter_that_lags_as_far_as_it_may_has_scored_what_is_released(steps:
 
 
 def test_a_lost_stretch_of_reports_releases_no_more_than_was_held() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     assert len(told(ring, 10**9)) < 100
     assert ring.token_time == 10**9
     ring.put(0, 10**9 - DELAY + 1, gammas(1, 1, 1))
@@ -130,14 +133,14 @@ def test_a_lost_stretch_of_reports_releases_no_more_than_was_held() -> None:
 
 
 def test_a_repeated_or_older_report_releases_nothing() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     told(ring, DELAY + 2)
     assert len(told(ring, DELAY + 2)) == 0
     assert len(told(ring, 3)) == 0
 
 
 def test_a_new_drafter_sleeps_until_it_has_scores() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     ring.put(0, 0, gammas(1, 1, 1, 1))
     ring.join()
     ring.put(1, 1, gammas(1, 1, 1))
@@ -150,7 +153,7 @@ def test_a_new_drafter_sleeps_until_it_has_scores() -> None:
 @pytest.mark.parametrize("committed", [1, K, DELAY - 1])
 def test_pending_is_the_mean_of_what_is_not_released(committed: int, discount: float) -> None:
     known = np.random.default_rng(committed).random(committed).astype(np.float32)
-    ring = GammaRing(0, K, C, 3)
+    ring = SingleRing(0, K, C, 3)
     ring.put(0, 0, known)
     lagging = max(committed - 2, 1)
     ring.put(1, 0, known[:lagging])
@@ -167,7 +170,7 @@ def test_pending_is_the_mean_of_what_is_not_released(committed: int, discount: f
 
 
 def test_what_is_released_is_no_longer_pending() -> None:
-    ring = GammaRing(0, K, C, 1)
+    ring = SingleRing(0, K, C, 1)
     ring.put(0, 0, np.ones(20, dtype=np.float32))
     released = told(ring, 20)
     counts = ring.pending().counts
@@ -176,7 +179,7 @@ def test_what_is_released_is_no_longer_pending() -> None:
 
 
 def test_a_played_rounds_gammas_are_read_back_whole_or_not_at_all() -> None:
-    ring = GammaRing(0, K, C, 2)
+    ring = SingleRing(0, K, C, 2)
     ring.put(0, 0, gammas(0.25, 0.5))
     assert ring.gammas(0, 0, 3) is None
     ring.put(0, 2, gammas(0.75))
@@ -184,3 +187,65 @@ def test_a_played_rounds_gammas_are_read_back_whole_or_not_at_all() -> None:
     assert found is not None
     assert found.tolist() == [0.25, 0.5, 0.75]
     assert ring.gammas(1, 0, 1) is None
+
+
+def test_two_scores_of_one_position_in_one_message_count_once_and_the_first_one_holds() -> None:
+    rings = GammaRings(K, C)
+    rings.join()
+    rings.join()
+    rings.open(0, 10)
+    entries = Entries.of(np.array([10, 11, 10]), np.array([2, 2, 1]))
+    placed = rings.put(np.zeros(3, int), np.array([1, 1, 0]), entries, gammas(0.5, 1, 0, 0.25, 0.125))
+    assert placed.new.tolist() == [True, True, False, True, True]
+    starts = rings.advance(np.array([0]), np.array([DELAY + 12])).starts[:, :, -1]
+    assert starts[:, 1].tolist() == pytest.approx(chained(gammas(0.5, 1, 0.25)))
+
+
+def test_many_sequences_at_once_are_as_each_alone() -> None:
+    """Random rounds, lags, gaps, repeats, strays and a drafter that joins, over rows that are opened as time goes."""
+    random = np.random.default_rng(3)
+    lengths, drafters = (1, 2, K), 3
+    rings, alone = GammaRings(K, C, lengths), {}
+    for _ in range(drafters):
+        rings.join()
+    at: dict[int, int] = {}
+    for step in range(60):
+        if step % 6 == 0:
+            row, start = len(at), int(random.integers(5, 90))
+            rings.open(row, start)
+            alone[row], at[row] = SingleRing(start, K, C, drafters, lengths), start
+        if step == 33:
+            rings.join()
+            drafters += 1
+            for ring in alone.values():
+                ring.join()
+        runs = []
+        for row, column in itertools.product(at, range(drafters)):
+            if random.random() < 0.7:
+                start = max(at[row] - int(random.integers(0, 12)), 0) + 400 * int(random.random() < 0.05)
+                runs.append((row, column, start, random.random(int(random.integers(0, 9))).astype(np.float32)))
+        random.shuffle(runs)
+        rows, columns, starts = (np.array([run[place] for run in runs]) for place in range(3))
+        entries = Entries.of(starts, np.array([len(run[3]) for run in runs]))
+        placed = rings.put(rows, columns, entries, np.concatenate([run[3] for run in runs]))
+        each = [alone[row].put(column, start, values) for row, column, start, values in runs]
+        assert placed.new.sum() == sum(len(one.gammas) for one in each)
+        assert placed.late == sum(one.late for one in each)
+        assert placed.early == sum(one.early for one in each)
+        truth = random.random((K, drafters)) + 0.5
+        moved = np.array([row for row in at if random.random() < 0.8], dtype=int)
+        for row in moved.tolist():
+            at[row] += int(random.integers(0, 9))
+        released = rings.advance(moved, np.array([at[row] for row in moved.tolist()], dtype=int), truth)
+        expected = [alone[row].advance(at[row], truth) for row in moved.tolist()]
+        assert released.rows.tolist() == [row for row, part in zip(moved, expected, strict=True) for _ in part]
+        np.testing.assert_array_equal(released.starts, np.concatenate([np.empty((0, drafters, 3)), *expected]))
+        rows = np.array(list(at))
+        for ring in alone.values():
+            ring.advance(0, truth)  # as good as what the others go by, from now on
+        known = rings.pending(rows, 0.9)
+        for row in at:
+            one = alone[row].pending(0.9)
+            np.testing.assert_allclose(known.starts[row], one.starts, rtol=1e-12)
+            np.testing.assert_allclose(known.counts[row], one.counts, rtol=1e-12)
+            assert known.fade[row] == one.fade

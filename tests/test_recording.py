@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from fake_backend import FakeBackend, make_api, make_tokenizer, served, wait_until
 from rich.console import Console
+from score_tables import table
 
 from paceline.actors.errors import ConfigError, NotReady
 from paceline.actors.messages import (
@@ -56,8 +57,8 @@ class Traffic:
             timing = [DraftTiming("a", 1, 5, 1.5)] if played.drafted and not played.carried else []
             verify = 0.0 if not played.drafter else 11.0
             log.reported(TargetReport("t", rounds=[played], drafts=timing, verify_ms=verify, context=context))
-        log.scores("a", Score(seq, 11, np.array([1.0, 1.0, 0.0, 1.0, 0.5], dtype=np.float32)))
-        log.scores("b", Score(seq, 12, np.array([0.25, 0.5], dtype=np.float32)))
+        log.scores(table("a", Score(seq, 11, np.array([1.0, 1.0, 0.0, 1.0, 0.5], dtype=np.float32))))
+        log.scores(table("b", Score(seq, 12, np.array([0.25, 0.5], dtype=np.float32))))
         if ends:
             log.reported(TargetReport("t", closed=[seq]))
         return seq

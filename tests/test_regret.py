@@ -15,9 +15,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from single_ring import SingleRing
 
 from paceline.cluster.config import SelectorConfig
-from paceline.cluster.gamma_ring import GammaRing
 from paceline.cluster.policy_options import POLICY_NAMES
 from paceline.cluster.round_cost import ROUND
 
@@ -119,10 +119,10 @@ def test_hints_do_not_favour_the_drafter_whose_hits_are_spread_evenly() -> None:
 
 
 def test_the_simulation_hears_what_the_selectors_ring_tells() -> None:
-    """Released losses, and forecasts, at every step of one run, against `GammaRing` itself."""
+    """Released losses, and forecasts, at every step of one run, against `GammaRings` itself."""
     most, delay = sim().MAX_DRAFT, sim().SHIPPED_DELAY
     streams = sim().draw_streams(1, 128, 3)
-    ring = GammaRing(0, most, sim().LAG, 3)
+    ring = SingleRing(0, most, sim().LAG, 3)
     random = np.random.default_rng(1)
     at = released = 0
     while at < 100:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from score_tables import NAMES, table
 
 from paceline.actors.messages import (
     DraftTiming,
@@ -19,6 +20,7 @@ from paceline.actors.messages import (
 )
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.explanation import ExplainedSequence
+from paceline.cluster.gamma_pages import PAGE
 from paceline.cluster.request_log import TOKENS_PER_ROUND, RequestLog
 from paceline.cluster.selector import Selector
 
@@ -72,11 +74,11 @@ def test_the_prior_is_narrowed_to_the_drafters_that_a_request_names(log: Request
 
 def test_gammas_come_before_or_after_their_round_and_after_the_end(log: RequestLog) -> None:
     log.opened("t", opened(1, "r-0"))
-    log.scores("a", Score(1, 10, weights(1.0, 0.5, 0.25)))
+    log.scores(table("a", Score(1, 10, weights(1.0, 0.5, 0.25))))
     log.reported(report(SequenceRound(1, 12, "a", 4, 1), number=0))
     assert only(log, "r").rounds[0].gammas == {"a": [1.0, 0.5]}
     log.reported(report(SequenceRound(1, 15, "a", 4, 2), closed=(1,)))
-    log.scores("b", Score(1, 8, weights(0.1, 0.2, 0.3, 0.4, 0.5)))  # its first two lie in the prompt
+    log.scores(table("b", Score(1, 8, weights(0.1, 0.2, 0.3, 0.4, 0.5))))  # its first two lie in the prompt
     choice = only(log, "r")
     assert choice.finished
     assert choice.rounds[0].gammas == {"a": [1.0, 0.5], "b": [0.3, 0.4]}
@@ -124,15 +126,17 @@ def test_only_the_newest_requests_and_the_first_rounds_are_kept(log: RequestLog)
     newest = log.newest(2)
     assert ([item.id for item in newest.requests], newest.kept, newest.seen) == (["r5", "r4"], 3, 5)
     log.reported(report(SequenceRound(1, 12, "a", 4, 1)))  # of one that is no longer kept
-    log.scores("a", Score(1, 10, weights(1.0)))
+    log.scores(table("a", Score(1, 10, weights(1.0))))
     for committed in range(11, 18):
         log.reported(report(SequenceRound(5, committed, "", 0, 0)))
     choice = only(log, "r5")
     assert [entry.committed for entry in choice.rounds] == [11, 12, 13, 14]
     assert choice.rounds_left_out == 3
-    log.scores("a", Score(5, 10, np.ones(10_000, dtype=np.float32)))
-    held = log._sequences[5].gammas["a"]
-    assert len(held) <= max(64, 2 * TOKENS_PER_ROUND * 4)
+    log.scores(table("a", Score(5, 10, np.ones(10_000, dtype=np.float32))))
+    most = TOKENS_PER_ROUND * 4
+    held = log._gammas.read(log._sequences[5].row, 0, 10_000)
+    assert np.flatnonzero(~np.isnan(held[:, 0])).tolist() == list(range(most))
+    assert log._gammas._pages.size <= 8 * PAGE * len(NAMES), "no more room than a page for each"
 
 
 def test_holes_and_repeats_are_seen(log: RequestLog) -> None:
@@ -150,7 +154,7 @@ def test_with_no_requests_to_keep_nothing_is_kept() -> None:
     log.opened("t", opened(1, "r-0"))
     log.sent(WeightsUpdate(1, ("a",), weights(1.0), {1: weights(1.0)}))
     log.reported(report(SequenceRound(1, 12, "a", 4, 1)))
-    log.scores("a", Score(1, 10, weights(1.0)))
+    log.scores(table("a", Score(1, 10, weights(1.0))))
     assert log.explain("r") is None
     assert log.newest(5).seen == 0
 

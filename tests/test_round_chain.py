@@ -6,13 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-
-from paceline.cluster.round_chain import RoundChain
+from single_ring import SingleChain
 
 
 def starts(gammas: np.ndarray, *lengths: int) -> np.ndarray:
     """u [positions, drafters, lengths] of gammas [positions, drafters]."""
-    chain = RoundChain(gammas.shape[1], np.array(lengths))
+    chain = SingleChain(gammas.shape[1], np.array(lengths))
     everyone = np.arange(gammas.shape[1])
     return np.array([chain.advance(everyone, np.tile(row[:, None], max(lengths))) for row in gammas])
 
@@ -59,7 +58,7 @@ def test_a_steady_drafter_beats_one_with_a_run_though_its_mean_length_is_less() 
 
 
 def test_a_gamma_may_be_worth_less_deeper_in_a_draft() -> None:
-    chain = RoundChain(1, np.array([2]))
+    chain = SingleChain(1, np.array([2]))
     everyone = np.arange(1)
     worth = np.array([[1.0, 0.5]])
     got = [chain.advance(everyone, worth)[0, 0] for _ in range(4)]
@@ -67,7 +66,7 @@ def test_a_gamma_may_be_worth_less_deeper_in_a_draft() -> None:
 
 
 def test_who_is_not_named_stays_where_it_is_and_who_joins_begins_there() -> None:
-    chain = RoundChain(2, np.array([3]))
+    chain = SingleChain(2, np.array([3]))
     hit, miss = np.ones((1, 3)), np.zeros((1, 3))
     assert chain.advance(np.array([0, 1]), np.ones((2, 3)))[:, 0].tolist() == [1, 1]
     assert chain.advance(np.array([1]), hit)[:, 0].tolist() == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from single_ring import SingleChain
 
 from paceline.actors.errors import Overloaded
 from paceline.actors.messages import (
@@ -17,7 +18,6 @@ from paceline.actors.messages import (
 )
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.membership import MAX_DRAFTERS
-from paceline.cluster.round_chain import RoundChain
 from paceline.cluster.selector import Selector
 
 K, C = 4, 3
@@ -296,7 +296,7 @@ def test_snapshot_tells_what_was_played() -> None:
     a, b = snapshot.drafters
     assert (a.rounds, a.drafted, a.accepted, a.scored) == (6, 6 * K, 12, 21)
     assert a.gamma == pytest.approx(0.5)
-    chain = RoundChain(1, np.array([K]))
+    chain = SingleChain(1, np.array([K]))
     released = 7 * 3 - K - C
     rounds = sum(chain.advance(np.arange(1), np.full((1, K), 0.5))[0, 0] for _ in range(released))
     assert a.eal == pytest.approx(released / rounds, rel=0.01), "newer positions count a little more"

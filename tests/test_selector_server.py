@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from paceline.actors import selector_wire
+from paceline.actors import selector_wire, snapshot_wire
 from paceline.actors.channel import open_channel
 from paceline.actors.errors import LinkDown, ProtocolError
 from paceline.actors.messages import (
@@ -226,6 +226,24 @@ def test_a_full_queue_drops_the_oldest_scores_and_says_so() -> None:
     place.kill()
 
 
+def test_scores_that_came_before_a_report_are_looked_at_before_it_however_long_the_core_is_busy(
+    place: Place, board: WeightsLink, scores: dict[str, ScoreLink]
+) -> None:
+    """The report releases their positions: had it overtaken them, they would be too late."""
+    server = place.server
+    assert server is not None
+    board.opened(SequenceOpened(1, 10))
+    until(lambda: server.snapshot().sequences == 1, "the sequence is known")
+    with server._changed:  # the core is busy
+        for name, link in scores.items():
+            link.put([Score(1, 10, np.full(2 * K, 0.5, dtype=np.float32))])
+            until(lambda name=name: name in dict(server._selector._inbox._messages), f"{name}'s scores are here")
+        board.played([SequenceRound(1, 10 + 4 * (K + 1 + C), "weak", K, 2)], [], 20.0, K + 1)
+    until(lambda: all(drafter.eal for drafter in server.snapshot().drafters), "the report was learned from")
+    assert "gammas_late" not in server.counts() or server.counts()["gammas_late"] == 0
+    assert [drafter.scored for drafter in server.snapshot().drafters] == [2 * K] * 2
+
+
 def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
     with open_channel(place.address, token="wrong", max_message_bytes=LIMIT) as channel:
         with pytest.raises(grpc.RpcError) as refused:
@@ -248,7 +266,7 @@ def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
                 call()
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         reply = stub.Snapshot(pb.SnapshotRequest(version=1), timeout=5)  # and it goes on
-        assert selector_wire.decode_snapshot(reply).policy == "normalhedge"
+        assert snapshot_wire.decode_snapshot(reply).policy == "normalhedge"
 
 
 def test_a_new_stream_hears_of_members_and_prior_at_once(place: Place) -> None:
@@ -291,11 +309,11 @@ def test_every_message_survives_the_wire() -> None:
     snapshot = SelectorSnapshot(
         "uniform", 4, 2, (member,), (DrafterStatistics("a", 1, 0.5, 2.0, 1.0, 3, 4, 5, 6.0),), 7, 8.0
     )
-    assert selector_wire.decode_snapshot(selector_wire.encode_snapshot(snapshot)) == snapshot
-    name, scores = selector_wire.decode_scores(
-        selector_wire.encode_scores("a", [Score(1, 5, np.array([0.25, 1.0], dtype=np.float32))])
-    )
-    assert (name, scores[0].seq, scores[0].start, scores[0].gammas.tolist()) == ("a", 1, 5, [0.25, 1.0])
+    assert snapshot_wire.decode_snapshot(snapshot_wire.encode_snapshot(snapshot)) == snapshot
+    told = [Score(1, 5, np.array([0.25, 1.0], dtype=np.float32)), Score(2**63, 7, np.array([0.5], dtype=np.float32))]
+    name, scores = selector_wire.decode_scores(selector_wire.encode_scores("a", told))
+    assert (name, scores.seqs, scores.starts, scores.counts) == ("a", [1, 2**63], [5, 7], [2, 1])
+    assert scores.gammas.tolist() == [0.25, 1.0, 0.5]
     update = WeightsUpdate(3, ("a", "b"), half(), {1: half(), 2: half()[:0]}, (member,))
     back = selector_wire.decode_update(selector_wire.encode_update(update))
     assert (back.number, back.drafters, back.members) == (3, ("a", "b"), (member,))
