@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
@@ -34,6 +35,7 @@ from paceline.actors.messages import (
     PROTOCOL_VERSION,
     DraftTiming,
     Heartbeat,
+    RoundContext,
     Score,
     SelectorSnapshot,
     SequenceOpened,
@@ -50,9 +52,12 @@ from paceline.protos import paceline_pb2_grpc as pb_grpc
 CONSOLE = Console()
 TOKENS = 4  # committed per round and sequence
 PROMPT = 100
+DRAFTED = 7  # of them verified, beside the bonus token
 LIFE = 64  # rounds of a sequence, after which another one takes its place
 AHEAD = 4  # steps sent before the selector has taken them: scores may not run further ahead than its rings are long
 WARM_UP = 8  # steps
+VARIETY = 4  # steps whose scores differ
+RANDOM = np.random.default_rng(0)
 STILL_S = 2.0  # without any progress: what has not come was dropped
 MESSAGE_BYTES = 64 << 20
 
@@ -83,15 +88,13 @@ class Load:
         self._lock = Lock()
         self._sent: dict[int, float] = {}  # sequence -> when the oldest report went out that no weights have followed
         self.delays: list[float] = []
-        # Gammas of one step, drafter by drafter: 0 and 1, as greedy text has them.
-        random = np.random.default_rng(0)
-        self._gammas = (random.random((drafters, 64, TOKENS)) < 0.7).astype(np.float32)
+        self._scores: list[list[pb.ScoreBatch]] = []  # of the present sequences, by step and drafter
         self._channel_context = open_channel(address, token=None, max_message_bytes=MESSAGE_BYTES)
         self._stub = pb_grpc.SelectorStub(self._channel_context.__enter__())  # type: ignore[no-untyped-call]
         for name in self._names:
             heartbeat = Heartbeat(name, "ngram", "127.0.0.1:1")
             self._stub.Register(selector_wire.encode_heartbeat(heartbeat))
-        self._scores = [self._stub.Scores.future(_messages(queue)) for queue in self._queues[1:]]
+        self._streams = [self._stub.Scores.future(_messages(queue)) for queue in self._queues[1:]]
         self._updates = self._stub.Weights(_messages(self._queues[0]))
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -101,27 +104,32 @@ class Load:
         life, age = divmod(self._steps, LIFE)
         first, start = life * self._sequences, PROMPT + age * TOKENS
         seqs = range(first, first + self._sequences)
-        fresh = age == 0
+        if age == 0:  # a sequence must be known before its first scores, and go after its last
+            self.caught_up()
+            opened = [SequenceOpened(seq, PROMPT) for seq in seqs]
+            closed = [seq - self._sequences for seq in seqs] if life else []
+            self._queues[0].put(selector_wire.encode_reports([TargetReport("target", opened=opened, closed=closed)]))
+            self._opened()
+            self._scores = [[_scores(name, seqs) for name in self._names] for _ in range(VARIETY)]
+        for like, queue in zip(self._scores[age % VARIETY], self._queues[1:], strict=True):
+            message = pb.ScoreBatch()
+            message.CopyFrom(like)
+            for score in message.scores:
+                score.start = start
+            queue.put(message)
         report = TargetReport(
             "target",
-            opened=[SequenceOpened(seq, PROMPT) for seq in seqs] if fresh else [],
             rounds=[
-                SequenceRound(seq, start + TOKENS, self._names[seq % len(self._names)], 7, TOKENS - 1) for seq in seqs
+                SequenceRound(
+                    seq, start + TOKENS, self._names[seq % len(self._names)], DRAFTED, TOKENS - 1, length=DRAFTED
+                )
+                for seq in seqs
             ],
-            closed=[seq - self._sequences for seq in seqs] if fresh and life else [],
-            drafts=[DraftTiming(name, 1, 7, 2.0) for name in self._names],
+            drafts=[DraftTiming(name, 1, DRAFTED, 2.0) for name in self._names],
             verify_ms=10.0,
+            verify_tokens=len(seqs) * (1 + DRAFTED),
+            context=RoundContext(wait_ms=2.0, round_ms=13.0),
         )
-        if fresh:  # a sequence must be known before its first scores, and go after its last
-            self.caught_up()
-            opening = TargetReport("target", opened=report.opened, closed=report.closed)
-            self._queues[0].put(selector_wire.encode_reports([opening]))
-            self._opened()
-            report.opened.clear()
-            report.closed.clear()
-        for column, (name, queue) in enumerate(zip(self._names, self._queues[1:], strict=True)):
-            scores = [Score(seq, start, self._gammas[column, (seq + self._steps) % 64]) for seq in seqs]
-            queue.put(selector_wire.encode_scores(name, scores))
         now = time.perf_counter()
         with self._lock:
             for seq in seqs:
@@ -187,6 +195,18 @@ class Load:
                 CONSOLE.print(f"the updates ended: {error}")
 
 
+def _scores(name: str, seqs: range) -> pb.ScoreBatch:
+    """One step's scores of a drafter's: 0 and 1, as greedy text has them. Where they start is said later."""
+    gammas = (RANDOM.random((len(seqs), TOKENS)) < 0.7).astype(np.float32)
+    return selector_wire.encode_scores(name, [Score(seq, 0, row) for seq, row in zip(seqs, gammas, strict=True)])
+
+
+def _core_s(pid: int) -> float:
+    """What a process has used of its core so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _messages(queue: SimpleQueue[Any]) -> Iterator[Any]:
     while (message := queue.get()) is not None:
         yield message
@@ -202,14 +222,16 @@ def measure(policy: str, drafters: int, sequences: int, seconds: float, share: f
         for _ in range(WARM_UP):
             load.step()
         load.caught_up()
-        began, steps = time.perf_counter(), 0
+        began, used, steps = time.perf_counter(), _core_s(process.pid or 0), 0
         while time.perf_counter() - began < seconds:
             for _ in range(AHEAD // 2):
                 load.step()
                 steps += 1
             load.caught_up(behind=AHEAD // 2)
         load.caught_up()
-        capacity = steps * sequences / (time.perf_counter() - began)
+        took = time.perf_counter() - began
+        busy = (_core_s(process.pid or 0) - used) / took
+        capacity = steps * sequences / took
         load.delays.clear()
         pace = sequences / (share * capacity)
         due = time.perf_counter()
@@ -232,6 +254,7 @@ def measure(policy: str, drafters: int, sequences: int, seconds: float, share: f
     p50, p99 = (round(float(np.percentile(delays, q)), 1) for q in (50, 99))
     figures = {
         "sequence_rounds_per_s": round(capacity),
+        "busy": round(busy, 3),
         "delay_p50_ms": p50,
         "delay_p99_ms": p99,
         "delays": len(delays),
@@ -258,12 +281,22 @@ def main() -> None:
         for drafters in track(options.drafters, "measuring", console=CONSOLE, transient=True)
     ]
     table = Table(title=f"One selector on one core, policy {options.policy}, {options.sequences} sequences at once")
-    for column in ("drafters", "sequence-rounds/s", f"delay of weights at {options.share:.0%}: p50, p99 ms", "dropped"):
+    for column in (
+        "drafters",
+        "sequence-rounds/s",
+        "core used",
+        f"delay of weights at {options.share:.0%}: p50, p99 ms",
+        "dropped",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         delays = f"{row['delay_p50_ms']:.1f}, {row['delay_p99_ms']:.1f}"
         table.add_row(
-            str(row["drafters"]), f"{row['sequence_rounds_per_s']:,}", delays, str(row["dropped"] or "nothing")
+            str(row["drafters"]),
+            f"{row['sequence_rounds_per_s']:,}",
+            f"{row['busy']:.0%}",
+            delays,
+            str(row["dropped"] or "nothing"),
         )
     CONSOLE.print(table)
     CONSOLE.print(f"Updates to one target are at least {UPDATE_INTERVAL_S * 1e3:g} ms apart, which delays include.")

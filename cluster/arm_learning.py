@@ -33,7 +33,7 @@ from paceline.cluster.config import SelectorConfig
 from paceline.cluster.draft_truth import DraftTruth
 from paceline.cluster.gamma_ring import Forecast
 from paceline.cluster.learned_policy import LearnedPolicy
-from paceline.cluster.learner import Bools, Floats, Pending, Rows, summed
+from paceline.cluster.learner import Bools, Floats, Pending, Rows, grouped, summed
 from paceline.cluster.policy import FULL_INFORMATION
 from paceline.cluster.round_cost import ROUND
 from paceline.cluster.shared_prior import Known, SharedPrior
@@ -149,7 +149,7 @@ class ArmLearning:
         """
         heard = ~np.isnan(starts[:, :, 0])
         known = np.where(heard[..., None], starts, 0.0)
-        distinct, place = np.unique(rows, return_inverse=True)
+        distinct, _, place = grouped(rows)
         counts = summed(heard.astype(np.float64), place, len(distinct))
         keep = self._config.discount**counts
         self._sum[distinct] = keep[..., None] * self._sum[distinct] + summed(known, place, len(distinct))

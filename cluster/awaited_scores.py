@@ -7,6 +7,7 @@ come after the round's report. `Selector` keeps one of these and asks after ever
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from paceline.cluster.gamma_ring import Floats, GammaRings
 
@@ -25,17 +26,22 @@ class AwaitedScores:
         """The row's sequence ended."""
         self._rounds.pop(row, None)
 
-    def take(self, rings: GammaRings) -> list[tuple[int, int, Floats]]:
-        """Rounds that are now complete, each row's oldest first: row, column and its gammas, [positions]."""
+    def take(self, rings: GammaRings, token_times: Mapping[int, int] | None = None) -> list[tuple[int, int, Floats]]:
+        """Rounds that are now complete, each row's oldest first: row, column and its gammas, [positions].
+
+        `token_times` are those that rows are about to be moved on to: what is released then is not waited for.
+        """
         complete = []
         for row, rounds in list(self._rounds.items()):
+            released = rings.released(row)
+            soon = max(released, rings.due((token_times or {}).get(row, 0)))
             while rounds:
                 column, start, positions = rounds[0]
-                if start >= rings.released(row):
-                    gammas = rings.gammas(row, column, start, positions)
-                    if gammas is None:
-                        break
+                gammas = rings.gammas(row, column, start, positions) if start >= released else None
+                if gammas is not None:
                     complete.append((row, column, gammas))
+                elif start >= soon:
+                    break
                 rounds.popleft()
             if not rounds:
                 del self._rounds[row]

@@ -125,6 +125,10 @@ class GammaRings:
         """The first position that is not released yet."""
         return int(self._next[row])
 
+    def due(self, token_time: int) -> int:
+        """The first position that is not released at this token-time."""
+        return token_time - self._delay + 1
+
     def put(self, rows: Rows, columns: Rows, entries: Entries, gammas: npt.NDArray[np.float32]) -> Placed:
         """Note gammas; a repeat changes nothing and is not new.
 

@@ -151,13 +151,14 @@ class Learner(ABC):
         if not len(rows):
             return
         awake = ~np.isnan(losses[:, :, 0])
-        rows, first, place = np.unique(rows, return_index=True, return_inverse=True)
+        rows, first, place = grouped(rows)
         standing, options = _best(self._total(rows))
         option = options[place]
         # Positions of a row at which the same drafters are awake meet the same law, which is dear: found once.
         alike = (awake == awake[first[place]]).all(axis=1)
-        like = np.where(alike, first[place], np.arange(len(place)))
-        met_by, which = np.unique(like, return_inverse=True)
+        met_by, which = first, place
+        if not alike.all():
+            met_by, _, which = grouped(np.where(alike, first[place], np.arange(len(place))))
         mine = place[met_by]
         law = self._law(rows[mine], standing[mine], self._mass[rows[mine]], awake[met_by])[which]
         met = np.where(awake[..., None], losses, 0.0)
@@ -221,6 +222,13 @@ def _of(values: Floats, option: Rows) -> Floats:
     """The value [rows, drafters] of each drafter's option, of values [rows, drafters, options]."""
     result: Floats = np.take_along_axis(values, option[..., None], axis=2)[..., 0]
     return result
+
+
+def grouped(rows: Rows) -> tuple[Rows, Rows, Rows]:
+    """The distinct ones of rows [entries], ascending; the first entry of each; and each entry's place among them."""
+    if len(rows) and (rows == rows[0]).all():
+        return rows[:1], np.zeros(1, dtype=np.intp), np.zeros(len(rows), dtype=np.intp)
+    return np.unique(rows, return_index=True, return_inverse=True)
 
 
 def summed(values: Floats, place: Rows, count: int) -> Floats:

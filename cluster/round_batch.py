@@ -26,12 +26,12 @@ class RoundBatch:
 
     def __init__(self) -> None:
         self._rounds: list[tuple[int, int, int, int]] = []  # row, column, drafted, accepted
-        self._token_times: dict[int, int] = {}  # by row
+        self.token_times: dict[int, int] = {}  # what rows have come to
 
     def add(self, row: int, column: int | None, played: SequenceRound, token_time: int) -> None:
         """Note a round of a row's, after which it has come to `token_time`; without a column it was played plainly."""
         self._rounds.append((row, -1 if column is None else column, played.drafted, played.accepted))
-        self._token_times[row] = token_time
+        self.token_times[row] = token_time
 
     def __bool__(self) -> bool:
         return bool(self._rounds)
@@ -43,7 +43,7 @@ class RoundBatch:
 
     def learn(self, learning: Learning, access: SequenceAccess, tallies: Sequence[DrafterTally]) -> None:
         """Teach what the rounds release."""
-        rows, token_times = np.array(list(self._token_times.items()), dtype=np.intp).T
+        rows, token_times = np.array(list(self.token_times.items()), dtype=np.intp).T
         released = learning.advance(rows, token_times)
         if len(released.rows):
             _count(released, tallies)

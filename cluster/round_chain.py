@@ -76,16 +76,16 @@ class RoundChains:
         after = np.empty_like(alive)
         starts = np.empty((len(gammas), *alive.shape[1:]))
         asleep: npt.NDArray[np.bool_] = np.isnan(gammas[:, 0])
-        some: list[bool] = asleep.any(axis=(1, 2)).tolist()
         for number, gamma in enumerate(gammas):
             starts[number] = alive[0]
             going = np.multiply(alive[:-1], gamma[:, None], out=after[1:])
             going[self._ended] = 0.0  # the bonus token ends it
             np.subtract(1.0, going.sum(axis=0), out=after[0])
             np.maximum(after[0], 0.0, out=after[0])  # rounding
-            if some[number]:
-                np.copyto(after, alive, where=asleep[number])
-                starts[number][:, asleep[number]] = np.nan
+            still = asleep[number]
+            if still.any():
+                np.copyto(after, alive, where=still)
+                starts[number][:, still] = np.nan
             alive, after = after, alive
         self._alive[:, :, rows] = alive
         return starts

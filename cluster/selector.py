@@ -354,9 +354,9 @@ class Selector:
             if played.committed > start:
                 self._awaited.add(row, column, start, min(played.drafted, played.committed - start))
 
-    def _judge(self) -> None:
-        """Tell the policy of rounds whose scores are now complete."""
-        for row, column, gammas in self._awaited.take(self._learning.rings):
+    def _judge(self, token_times: Mapping[int, int] | None = None) -> None:
+        """Tell the policy of rounds whose scores are now complete; see `AwaitedScores.take`."""
+        for row, column, gammas in self._awaited.take(self._learning.rings, token_times):
             self._learning.policy.judged(row, column, gammas)
 
     def _rows_of(self, seqs: Iterable[int]) -> Rows:
@@ -373,7 +373,7 @@ class Selector:
         batch, self._batch = self._batch, RoundBatch()
         if batch:
             self._learning.rounds(*batch.played())
-            self._judge()  # before their positions are released
+            self._judge(batch.token_times)  # before their positions are released
             batch.learn(self._learning, self._access, self._tallies)
 
     def _count(self, reason: str, amount: int) -> None:

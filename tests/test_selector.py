@@ -352,6 +352,19 @@ def test_metasd_hears_the_played_drafters_gammas_when_they_come() -> None:
     assert cluster.weights(1) == {"a": 0.0, "b": 1.0}  # 0.9 against 0.3
 
 
+def test_metasd_hears_what_is_here_though_a_message_of_many_rounds_releases_it() -> None:
+    """The oldest round's scores never come, those of the next are here, and one message brings so many rounds that the
+    positions of both are released: the second one is heard, as it is where each round is a message."""
+    cluster = Cluster("a", "b", policy="metasd_ucb")
+    cluster.open(1, prompt=10)
+    cluster.report(rounds=[SequenceRound(1, 13, "a", K, 2), SequenceRound(1, 16, "b", K, 2)])
+    cluster.selector.scores("b", [Score(1, 13, np.full(3, 0.9, dtype=np.float32))])
+    later = range(19, 19 + 3 * (K + C), 3)
+    cluster.report(rounds=[SequenceRound(1, committed, "a", K, 2) for committed in later])
+    policy = cluster.selector._learning.policy._policies[0]
+    assert policy._reward[0].tolist() == pytest.approx([0.0, 0.9])
+
+
 def test_rounds_whose_scores_never_come_do_not_hold_up_later_ones() -> None:
     cluster = Cluster("a", "b", policy="metasd_ucb")
     cluster.open(1, prompt=10)
