@@ -220,8 +220,8 @@ def _best(regret: Floats) -> tuple[Floats, Rows]:
 
 def _of(values: Floats, option: Rows) -> Floats:
     """The value [rows, drafters] of each drafter's option, of values [rows, drafters, options]."""
-    result: Floats = np.take_along_axis(values, option[..., None], axis=2)[..., 0]
-    return result
+    result: Floats = values.reshape(option.size, values.shape[2])[np.arange(option.size), option.reshape(-1)]
+    return result.reshape(option.shape)
 
 
 def grouped(rows: Rows) -> tuple[Rows, Rows, Rows]:

@@ -43,15 +43,18 @@ def normalhedge_weights(regret: Floats, available: Bools) -> Floats:
     top = positive.max(axis=1, keepdims=True, initial=0.0)
     share = positive / np.where(top > _NOTHING, top, 1.0)  # in [0, 1]; the best one has 1
     square = share * share
+    lower = np.where(
+        available, square - 1.0, -np.inf
+    )  # the largest exponent subtracted; exp makes 0 of who is not there
     x = 1.0 + np.log(some)
     for _ in range(_NEWTON_STEPS):
-        terms = np.where(available, np.exp(x * (square - 1.0)), 0.0)  # the largest exponent subtracted
+        terms = np.exp(x * lower)
         mass = np.maximum(terms.sum(axis=1, keepdims=True), _NOTHING)
         slope = np.maximum((terms * square).sum(axis=1, keepdims=True) / mass, _NOTHING)
         before, x = x, np.maximum(x - (x + np.log(mass / some) - 1.0) / slope, 1.0)
         if (before - x <= _CLOSE).all():
             break
-    weights = share * np.exp(x * (square - 1.0))
+    weights = share * np.exp(x * lower)
     weights = np.where(top > _NOTHING, weights, available.astype(np.float64))
     norm = weights.sum(axis=1, keepdims=True)
     result: Floats = weights / np.where(norm > 0, norm, 1.0)
