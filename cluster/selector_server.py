@@ -28,7 +28,7 @@ from paceline.protos import paceline_pb2_grpc as pb_grpc
 logger = logging.getLogger(__name__)
 
 UPDATE_INTERVAL_S = 0.1  # updates to one target are at least this far apart
-_UNSETTLED = 256  # messages of scores that wait for a report at most: then their drafters wait
+UNSETTLED = 256  # messages of scores that wait for a report at most: then their drafters wait
 _LOOK_S = 0.25  # how often a quiet stream looks for drafters that fell silent
 
 
@@ -135,7 +135,7 @@ class SelectorServer(pb_grpc.SelectorServicer):
                 # Without the lock, so that a report never goes before scores that were here first.
                 with span("scores", drafter=drafter, positions=len(scores)):
                     self._selector.scores(drafter, scores)
-                    if self._selector.unsettled >= _UNSETTLED:
+                    if self._selector.unsettled >= UNSETTLED:
                         with self._changed:
                             self._selector.settle()
                 received += len(scores)

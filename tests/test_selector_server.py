@@ -31,7 +31,7 @@ from paceline.actors.score_link import ScoreLink
 from paceline.actors.weights_link import WeightsLink
 from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.selector import Selector
-from paceline.cluster.selector_server import SelectorServer
+from paceline.cluster.selector_server import UNSETTLED, SelectorServer
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
 
@@ -242,6 +242,20 @@ def test_scores_that_came_before_a_report_are_looked_at_before_it_however_long_t
     until(lambda: all(drafter.eal for drafter in server.snapshot().drafters), "the report was learned from")
     assert "gammas_late" not in server.counts() or server.counts()["gammas_late"] == 0
     assert [drafter.scored for drafter in server.snapshot().drafters] == [2 * K] * 2
+
+
+def test_scores_that_nobody_asks_for_do_not_pile_up(place: Place) -> None:
+    """No target reports, so nothing makes the core look at them but their number."""
+    server = place.server
+    assert server is not None
+    with open_channel(place.address, token=TOKEN, max_message_bytes=LIMIT) as channel:
+        stub = pb_grpc.SelectorStub(channel)
+        stub.Register(selector_wire.encode_heartbeat(Heartbeat("a", "ngram", "h:1")), timeout=5)
+        message = selector_wire.encode_scores("a", [Score(1, 10, np.ones(1, dtype=np.float32))])
+        summary = stub.Scores(iter([message] * 3 * UNSETTLED), timeout=20)
+    assert summary.received == 3 * UNSETTLED
+    assert server._selector.unsettled < UNSETTLED
+    assert server.counts()["scores_of_unknown_sequence"] == 3 * UNSETTLED
 
 
 def test_a_wrong_token_and_a_wrong_version_are_refused(place: Place) -> None:
