@@ -24,17 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from check_lossless import decode
 from cluster_watch import TOKENS, Board, Place, Ride, ask, is_up, say, text_of, wait_until
 from host_footprint import OPERATOR, Footprint, footprint, hosts_not_terminated
 from provenance import provenance
 from rich.console import Console
 from rich.table import Table
-
-from paceline.actors.model_facts import eos_ids
-from paceline.actors.model_loader import load_model
-from paceline.actors.model_source import resolve
-from paceline.cluster.tokenizer import ChatTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "benchmarks" / "prompts" / "first_ride.jsonl"
@@ -73,7 +67,7 @@ def main() -> None:
         with timed(rows, "serve deploy, until every drafter can be asked", ""):
             run("scp", "-q", str(WORK / "serve.yaml"), f"{head}:")
             run("ray", "exec", str(WORK / "cluster.yaml"), "serve deploy ~/serve.yaml")
-            wait_until(lambda: is_up(url, drafters), 120, "the cluster is up")
+            wait_until(lambda: is_up(url, drafters), 240, "the cluster is up")
         if options.quick:
             expected = {prompt: text_of(ask(url, prompt, paceline={"enabled": False})) for prompt in prompts}
         lost = ride(url, head, workers[0], expected, options, rows)
@@ -171,6 +165,14 @@ def crossed(url: str, expected: dict[str, str], drafters: dict[str, Place], rows
 
 def plain_texts(prompts: list[str]) -> dict[str, str]:
     """What the target says to each prompt by itself: one token at a time."""
+    # Here, since the quick check needs no model in this process, nor the seconds that these take.
+    from check_lossless import decode
+
+    from paceline.actors.model_facts import eos_ids
+    from paceline.actors.model_loader import load_model
+    from paceline.actors.model_source import resolve
+    from paceline.cluster.tokenizer import ChatTokenizer
+
     folder = resolve("embedded").path
     model, tokenizer, stop = load_model(folder, dtype="float32"), ChatTokenizer(folder), eos_ids(folder)
     texts = {}
@@ -200,6 +202,8 @@ def write_files(head: str, workers: list[str], *, quick: bool) -> int:
     }  # whoever is named drafts, whether it pays or not
     settings["network"] |= {"token": secrets.token_hex(16)}
     if quick:  # one on each worker, and up at once; a machine that is busy with three hosts is patient with them
+        head_start = cluster["head_start_ray_commands"]
+        head_start[-1] = head_start[-1].replace("export ", "export AUTOSCALER_UPDATE_INTERVAL_S=1 ", 1)
         settings["drafters"] = [drafter for drafter in settings["drafters"] if drafter["kind"] != "head"]
         for step in ("head_start_ray_commands", "worker_start_ray_commands"):
             edited = (part.replace('{"drafter": 2}', '{"drafter": 1}') for part in cluster[step])

@@ -33,7 +33,13 @@ check() {
         command -v "$tool" >/dev/null || missing "$tool is missing (Debian: iproute2 util-linux rsync openssh-client openssh-server)"
     done
     [ -x "$python" ] || missing "no Python; name one with paceline installed: PYTHON=.../bin/python"
-    unshare --net true 2>/dev/null || missing "this machine does not allow network namespaces"
+    # Each is what comes first in a container that lacks a capability, or on a kernel that lacks a module.
+    unshare --net true 2>/dev/null || missing "no network namespaces here (unshare --net; CAP_SYS_ADMIN)"
+    unshare --mount --pid --uts --ipc --fork --mount-proc true 2>/dev/null ||
+        missing "no namespaces of mounts and processes here (unshare --mount --pid --mount-proc; CAP_SYS_ADMIN)"
+    unshare --net ip link add bridge type bridge 2>/dev/null || missing "no bridge can be made here (CAP_NET_ADMIN, module bridge)"
+    unshare --net ip link add one type veth peer name other 2>/dev/null ||
+        missing "no link between namespaces can be made here (CAP_NET_ADMIN, module veth)"
 }
 
 say() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
@@ -60,6 +66,7 @@ operator() {
     mount -t tmpfs tmpfs /mnt
     mkdir -p /run/sshd /run/netns "$keep"
     save_shared
+    no_names
     ssh-keygen -q -t ed25519 -N '' -f /run/key
     ssh-keygen -q -t ed25519 -N '' -f /run/hostkey
     ip link set lo up
@@ -75,6 +82,7 @@ operator() {
         ip -n "$host" addr add "$net.$host/24" dev eth0
         ip -n "$host" link set eth0 up
         ip -n "$host" route add default via $net.1   # leads nowhere, but tells Ray which address is its own
+        ip -n "$host" route add unreachable 169.254.0.0/16   # where Ray looks for clouds' services: none, said at once
         ip netns exec "$host" unshare --mount --pid --uts --ipc --fork --kill-child --mount-proc -- \
             "$here/three_hosts.sh" --host "$host" &
     done
@@ -87,6 +95,7 @@ operator() {
     say "three hosts are up: $(for host in "${hosts[@]}"; do printf '%s.%s ' $net "$host"; done)"
     export -f cut mend
     PATH=$(dirname "$python"):$PATH
+    export RAY_USAGE_STATS_ENABLED=0   # `ray up` hands it on
     export PYTHONSAFEPATH=1 PATH THREE_HOSTS="${hosts[*]/#/$net.}"
     local status=0
     if [ $# = 0 ] || [ "${1#--}" != "$1" ]; then
@@ -137,6 +146,20 @@ own_folders() {
         mount --bind "${saved%.path}" "$path"
     done
     cd /
+}
+
+# The machine's own server of names cannot be reached from in here, and whoever asks would wait for it: `ray start` asks
+# which cloud it is in. Where nobody listens, the answer comes at once.
+no_names() {
+    local file host
+    echo 'nameserver 127.0.0.1' > /run/names-resolv.conf
+    { echo '127.0.0.1 localhost'; for host in "${hosts[@]}"; do echo "$net.$host host-$host"; done; } > /run/names-hosts
+    for file in resolv.conf hosts; do
+        local real
+        real=$(realpath -m "/etc/$file")   # it may be a link into the /run that was here before
+        [ -e "$real" ] || { mkdir -p "$(dirname "$real")"; touch "$real"; }
+        mount --bind "/run/names-$file" "$real"
+    done
 }
 
 save_shared() {
