@@ -238,6 +238,7 @@ class Engine:
                     request=wanted.request_id,
                     policy=wanted.policy,
                     sketch=wanted.sketch,
+                    named=bool(wanted.drafters),
                 )
                 self._board.opened(opened)
                 self._pool.open(sequence)

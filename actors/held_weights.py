@@ -35,6 +35,7 @@ class HeldWeights:
         self._clock = clock
         self._own: dict[int, Mapping[str, float]] = {}
         self._only: dict[int, tuple[str, ...]] = {}  # sequences that may not use every drafter
+        self._named: set[int] = set()  # those of them whose requests say so: plain decoding has no share there
         self._prior: Mapping[str, float] | None = None
         self._own_lengths: dict[int, Mapping[str, int]] = {}
         self._prior_lengths: Mapping[str, int] = {}
@@ -44,16 +45,20 @@ class HeldWeights:
         self.held_back = 0
         self.number = 0
 
-    def opened(self, seq: int, drafters: tuple[str, ...]) -> None:
-        """A sequence began, which may use these drafters only; empty means all."""
+    def opened(self, seq: int, drafters: tuple[str, ...], *, named: bool = False) -> None:
+        """A sequence began, which may use these drafters only, its request's own choice where it `named` them; empty
+        means all."""
         if drafters:
             self._only[seq] = drafters
+            if named:
+                self._named.add(seq)
 
     def closed(self, seq: int) -> None:
         """A sequence ended."""
         self._own.pop(seq, None)
         self._own_lengths.pop(seq, None)
         self._only.pop(seq, None)
+        self._named.discard(seq)
 
     def disconnected(self) -> None:
         """The stream is gone: the next selector numbers its updates anew. What is held stays."""
@@ -81,7 +86,8 @@ class HeldWeights:
                 self._own_lengths.pop(seq, None)
             elif live(seq):
                 self._own_lengths[seq] = dict(zip(update.drafters, update.lengths.get(seq, ()), strict=False))
-                self._own[seq] = _by_name(update.drafters, weights)
+                own = _by_name(update.drafters, weights)
+                self._own[seq] = _among(self._only[seq], own, plain=0.0) if seq in self._named else own
 
     def weights(self, seq: int) -> Mapping[str, float]:
         """Drafter -> weight: the sequence's own, else the prior, else all on the default drafter."""
@@ -92,12 +98,8 @@ class HeldWeights:
         only = self._only.get(seq)
         if not only:
             return general
-        allowed = {name: weight for name, weight in general.items() if name in only}
-        if sum(allowed.values()) > 0:
-            plain = max(1.0 - sum(general.values()), 0.0) if self._prior_lengths else 0.0
-            rest = plain + sum(allowed.values())  # what others would have had is not plain decoding's
-            return {name: weight / rest for name, weight in allowed.items()}
-        return dict.fromkeys(only, 1.0 / len(only))
+        plain = max(1.0 - sum(general.values()), 0.0) if self._prior_lengths and seq not in self._named else 0.0
+        return _among(only, general, plain)
 
     def lengths(self, seq: int) -> Mapping[str, int]:
         """Drafter -> length of its drafts, where the selector sets them, and else nothing."""
@@ -119,6 +121,15 @@ class HeldWeights:
         if self._default is not None and (not names or self._default in names):
             return {self._default: 1.0}
         return dict.fromkeys(names, 1.0 / len(names)) if names else {}
+
+
+def _among(only: tuple[str, ...], weights: Mapping[str, float], plain: float) -> Mapping[str, float]:
+    """Weights of these drafters alone: what others would have had is not plain decoding's, whose share is given."""
+    allowed = {name: weight for name, weight in weights.items() if name in only}
+    total = sum(allowed.values())
+    if total > 0:
+        return {name: weight / (plain + total) for name, weight in allowed.items()}
+    return dict.fromkeys(only, 1.0 / len(only))
 
 
 def _by_name(drafters: Sequence[str], weights: npt.NDArray[Any]) -> Mapping[str, float]:

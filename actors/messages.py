@@ -209,8 +209,9 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOpened:
-    """A target took a sequence. `drafters` names the only ones it may use; empty means all. `policy` is the one that
-    chooses among them; empty means the cluster's.
+    """A target took a sequence. `drafters` names the only ones it may use; empty means all. `named` tells that its
+    request names them: they are played whatever is thought of them, and nothing is left to plain decoding. `policy` is
+    the one that chooses among them; empty means the cluster's.
 
     `request` is the generation's id: choice i of request R is `R-i`. `sketch` is the prompt's (`prompt_sketch`); empty
     where there is none.
@@ -223,6 +224,7 @@ class SequenceOpened:
     request: str = ""
     policy: str = ""
     sketch: bytes = b""
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

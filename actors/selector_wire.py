@@ -168,6 +168,7 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
                 request=o.request,
                 policy=o.policy,
                 sketch=o.sketch,
+                named=o.named,
             )
             for o in report.opened
         ],
@@ -229,18 +230,10 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
     )
 
 
-def _decode_opened(message: pb.SequenceOpened, field: str) -> SequenceOpened:
-    if len(message.sketch) not in {0, prompt_sketch.BYTES}:
-        raise ProtocolError(f"{field}.sketch: expected {prompt_sketch.BYTES} bytes or none, got {len(message.sketch)}")
-    return SequenceOpened(
-        message.seq,
-        message.prompt_tokens,
-        message.route,
-        tuple(message.drafters),
-        request=message.request,
-        policy=message.policy,
-        sketch=message.sketch,
-    )
+def _decode_opened(o: pb.SequenceOpened, field: str) -> SequenceOpened:
+    if len(o.sketch) not in {0, prompt_sketch.BYTES}:
+        raise ProtocolError(f"{field}.sketch: expected {prompt_sketch.BYTES} bytes or none, got {len(o.sketch)}")
+    return SequenceOpened(o.seq, o.prompt_tokens, o.route, tuple(o.drafters), o.request, o.policy, o.sketch, o.named)
 
 
 def _milliseconds(value: float, field: str) -> float:

@@ -99,7 +99,7 @@ class WeightsLink:
     def opened(self, sequence: SequenceOpened) -> None:
         """See `WeightsBoard`."""
         with self._changed:
-            self._held.opened(sequence.seq, sequence.drafters)
+            self._held.opened(sequence.seq, sequence.drafters, named=sequence.named)
             self._reports.opened(sequence)
             self._changed.notify_all()
         self._urgent.set()

@@ -167,19 +167,14 @@ class RequestLog:
         sent = sequence.sent
         while len(sent) > 1 and sent[1][0] <= number:
             sent.popleft()
-        if sent and sent[0][0] <= number:
-            return sent[0][1]
-        prior = next((weights for at, weights in reversed(self._priors) if at <= number), None)
         only = sequence.opened.drafters
+        named = sequence.opened.named and bool(only)
+        if sent and sent[0][0] <= number:
+            return _among(only, sent[0][1], plain=0.0) if named else sent[0][1]
+        prior = next((weights for at, weights in reversed(self._priors) if at <= number), None)
         if prior is None or not only:
             return prior
-        allowed = np.where([name in only for name in prior.names], prior.values, 0.0)  # as `HeldWeights` narrows it
-        if allowed.sum() > 0:
-            rest = max(1.0 - prior.values.sum(), 0.0) + allowed.sum() if prior.lengths else 1.0
-            return replace(prior, values=(allowed / rest).astype(np.float32))
-        known = dict(zip(prior.names, prior.lengths, strict=False))
-        lengths = tuple(known[name] for name in only) if all(name in known for name in only) else ()
-        return _Weights(only, np.full(len(only), 1.0 / len(only), dtype=np.float32), lengths)
+        return _among(only, prior, 0.0 if named or not prior.lengths else max(1.0 - float(prior.values.sum()), 0.0))
 
     # ------------------------------------------------------------ what is asked
 
@@ -247,6 +242,16 @@ def split_request(opened: SequenceOpened) -> tuple[str, int]:
     if name and index.isdecimal():
         return name, int(index)
     return opened.request or str(opened.seq), 0
+
+
+def _among(only: tuple[str, ...], weights: _Weights, plain: float) -> _Weights:
+    """Weights of these drafters alone, as `HeldWeights` narrows them; plain decoding's share is given."""
+    allowed = np.where([name in only for name in weights.names], weights.values, 0.0)
+    if allowed.sum() > 0:
+        return replace(weights, values=(allowed / (plain + allowed.sum())).astype(np.float32))
+    known = dict(zip(weights.names, weights.lengths, strict=False))
+    lengths = tuple(known[name] for name in only) if all(name in known for name in only) else ()
+    return _Weights(only, np.full(len(only), 1.0 / len(only), dtype=np.float32), lengths)
 
 
 def _explained(

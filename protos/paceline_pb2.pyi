@@ -227,7 +227,7 @@ class HeartbeatReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., interval_s: _Optional[float] = ...) -> None: ...
 
 class SequenceOpened(_message.Message):
-    __slots__ = ("seq", "prompt_tokens", "route", "drafters", "request", "policy", "sketch")
+    __slots__ = ("seq", "prompt_tokens", "route", "drafters", "request", "policy", "sketch", "named")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +235,7 @@ class SequenceOpened(_message.Message):
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SKETCH_FIELD_NUMBER: _ClassVar[int]
+    NAMED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     prompt_tokens: int
     route: str
@@ -242,7 +243,8 @@ class SequenceOpened(_message.Message):
     request: str
     policy: str
     sketch: bytes
-    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ..., policy: _Optional[str] = ..., sketch: _Optional[bytes] = ...) -> None: ...
+    named: bool
+    def __init__(self, seq: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[str] = ..., drafters: _Optional[_Iterable[str]] = ..., request: _Optional[str] = ..., policy: _Optional[str] = ..., sketch: _Optional[bytes] = ..., named: bool = ...) -> None: ...
 
 class SequenceRound(_message.Message):
     __slots__ = ("seq", "committed", "drafter", "drafted", "accepted", "length", "carried", "tokens")

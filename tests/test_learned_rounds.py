@@ -177,7 +177,14 @@ def test_lengths_are_held_with_the_weights_that_they_belong_to() -> None:
     assert held.lengths(2) == {"a": 2, "b": 3}
     held.opened(3, ("b",))
     assert held.weights(3) == {"b": pytest.approx(0.5)}, "of b's quarter and plain decoding's"
-    held.apply(WeightsUpdate(2, ("a", "b"), half, {1: half}), lambda _: True)
+    held.opened(4, ("b",), named=True)
+    assert held.weights(4) == {"b": 1.0}, "plain decoding has no share where a request names its drafters"
+    fifth = np.array([0.0, 0.2], dtype=np.float32)
+    held.apply(WeightsUpdate(2, ("a", "b"), half, {4: fifth}, None, (2, 3), {4: (4, 5)}), lambda _: True)
+    assert (held.weights(4), held.lengths(4)) == ({"b": 1.0}, {"a": 4, "b": 5})
+    held.apply(WeightsUpdate(3, ("a", "b"), half, {4: 0 * half}, None, (2, 3), {4: (4, 5)}), lambda _: True)
+    assert held.weights(4) == {"b": 1.0}, "nor where nothing is thought of them"
+    held.apply(WeightsUpdate(4, ("a", "b"), half, {1: half}), lambda _: True)
     assert held.lengths(1) == {}, "its policy leaves them to the target"
     assert held.lengths(2) == {}
 
@@ -242,9 +249,10 @@ def test_nobody_waits_for_a_slow_selector_and_text_stays_the_targets_own() -> No
     thread.start()
     try:
         until(lambda: bool(pool.usable()), "the drafter is known")
-        for number in range(3):
-            outcome = Outcome(f"r{number}-0")
-            engine.submit(Generation(outcome.request_id, (1, 2, 3), 400, frozenset()), outcome.put)
+        for name, named in (("r0-0", ()), ("r1-0", ()), ("r2-0", ()), ("named-0", ("good",))):
+            outcome = Outcome(name)
+            asked = Generation(name, (1, 2, 3), 400, frozenset(), drafters=named, show_weights=bool(named))
+            engine.submit(asked, outcome.put)
             assert outcome.wait() == model.greedy([1, 2, 3], 400)
     finally:
         engine.stop()
@@ -271,3 +279,9 @@ def test_nobody_waits_for_a_slow_selector_and_text_stays_the_targets_own() -> No
     assert any(entry.lengths for entry in rounds), "the selector had set lengths"
     assert sum(entry.drafter == "good" and entry.accepted > 0 for entry in rounds) > len(rounds) / 2
     assert len(rounds) > START_ROUNDS / 3
+    # A request that names its drafter leaves nothing to plain decoding, where it is played and where it is told.
+    assert [chunk.weights for chunk in outcome.chunks] == [{"good": 1.0}] * len(outcome.chunks)
+    explained = selector.requests.explain("named")
+    assert explained is not None
+    shown = [entry.weights for entry in explained.choices[0].rounds if entry.weights is not None]
+    assert shown == [{"good": 1.0}] * len(shown) != []

@@ -72,7 +72,7 @@ class CoreBoard:
 
     def opened(self, sequence: SequenceOpened) -> None:
         self.live.add(sequence.seq)
-        self.held.opened(sequence.seq, sequence.drafters)
+        self.held.opened(sequence.seq, sequence.drafters, named=sequence.named)
         self._report(TargetReport("target", opened=[sequence]))
 
     def played(

@@ -34,8 +34,8 @@ def report(*rounds: SequenceRound, number: int = 0, closed: tuple[int, ...] = ()
     return TargetReport("t", rounds=list(rounds), closed=list(closed), context=context, **fields)  # type: ignore[arg-type]
 
 
-def opened(seq: int, request: str, prompt: int = 10, drafters: tuple[str, ...] = ()) -> SequenceOpened:
-    return SequenceOpened(seq, prompt, drafters=drafters, request=request)
+def opened(seq: int, request: str, prompt: int = 10, drafters: tuple[str, ...] = (), **fields: bool) -> SequenceOpened:
+    return SequenceOpened(seq, prompt, drafters=drafters, request=request, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,8 +68,24 @@ def test_the_prior_is_narrowed_to_the_drafters_that_a_request_names(log: Request
     log.sent(WeightsUpdate(1, ("a", "b", "c", "d"), weights(0.5, 0.3, 0.2, 0.0)))
     rounds = [SequenceRound(seq, 12, "", 0, 0) for seq in (1, 2)]
     log.reported(report(*rounds, number=1))
-    assert only(log, "r").rounds[0].weights == {"a": 0.0, "b": 0.3, "c": 0.2, "d": 0.0}
+    assert only(log, "r").rounds[0].weights == {"a": 0.0, "b": 0.6, "c": 0.4, "d": 0.0}
     assert only(log, "s").rounds[0].weights == {"d": 1.0}
+
+
+def test_plain_decoding_has_a_share_among_followers_but_none_among_drafters_that_a_request_names(
+    log: RequestLog,
+) -> None:
+    """What weights leave to 1 is what the dashboard's card shows as plain decoding's."""
+    for seq, name in ((1, "follows"), (2, "named")):
+        log.opened("t", opened(seq, name, drafters=("b",), named=name == "named"))
+    own = weights(0.0, 0.2)
+    log.sent(WeightsUpdate(1, ("a", "b"), weights(0.5, 0.25), prior_lengths=(2, 3)))
+    log.reported(report(SequenceRound(1, 11, "", 0, 0), SequenceRound(2, 13, "b", 3, 2, length=3), number=1))
+    log.sent(WeightsUpdate(2, ("a", "b"), own, {1: own, 2: own}, None, (2, 3), {1: (4, 5), 2: (4, 5)}))
+    log.reported(report(SequenceRound(1, 12, "", 0, 0), SequenceRound(2, 15, "b", 3, 1, length=5), number=2))
+    assert [entry.weights for entry in only(log, "follows").rounds] == [{"a": 0.0, "b": 0.5}, {"a": 0.0, "b": 0.2}]
+    assert [entry.weights for entry in only(log, "named").rounds] == [{"a": 0.0, "b": 1.0}] * 2
+    assert [entry.lengths["b"] for entry in only(log, "named").rounds] == [3, 5]
 
 
 def test_gammas_come_before_or_after_their_round_and_after_the_end(log: RequestLog) -> None:

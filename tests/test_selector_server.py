@@ -309,7 +309,7 @@ def test_every_message_survives_the_wire() -> None:
     assert selector_wire.decode_heartbeat(selector_wire.encode_heartbeat(heartbeat)) == heartbeat
     report = TargetReport(
         "t",
-        opened=[SequenceOpened(2**63 + 1, 5, "route", ("a", "b"), "chatcmpl-1-0", "ucbspec", bytes(64))],
+        opened=[SequenceOpened(2**63 + 1, 5, "route", ("a", "b"), "chatcmpl-1-0", "ucbspec", bytes(64), True)],
         rounds=[SequenceRound(3, 9, "a", 4, 2, 5, True, (7, 8, 9))],
         closed=[4],
         drafts=[DraftTiming("a", 2, 4, 1.5)],
