@@ -39,10 +39,11 @@ logger = logging.getLogger(__name__)
 _IDLE_S = 0.25  # between looks at the drafters while nothing runs, so that links are up before they are needed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """Bounds of one engine. `max_context` and `max_tokens_in_flight` count prompt and answer tokens together: those
-    that one request may come to, and those that all running sequences hold at a time.
+    """Bounds of one engine, without defaults: those are the settings'. `max_context` and `max_tokens_in_flight` count
+    prompt and answer tokens together: those that one request may come to, and those that all running sequences hold at
+    a time.
 
     `draft_length` says who sets how many tokens are drafted: `longest` is always `max_draft`; `measured` drafts fewer,
     or none, where measured times say that more do not pay; `learned` does so until the selector has set lengths.
@@ -51,15 +52,15 @@ class EngineLimits:
     `report_tokens` tells the selector also which tokens were committed, for its explanations.
     """
 
-    max_sequences: int = 8
-    max_tokens_in_flight: int = 16384
-    max_queue: int = 64
-    max_context: int = 8192
-    max_draft: int = 7
-    draft_length: LengthSetter = "measured"
-    max_prefill: int = 256
-    evaluation_share: float = 0.0625
-    report_tokens: bool = False
+    max_sequences: int
+    max_tokens_in_flight: int
+    max_queue: int
+    max_context: int
+    max_draft: int
+    draft_length: LengthSetter
+    max_prefill: int
+    evaluation_share: float
+    report_tokens: bool
 
     @property
     def kv_tokens(self) -> int:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -36,7 +37,7 @@ from paceline.actors.causal_model import CausalModel, Step
 from paceline.actors.drafter import Drafter
 from paceline.actors.drafter_host import DrafterHost
 from paceline.actors.drafter_registry import DrafterContext, build_drafter
-from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.engine import Engine
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.local_link import LocalLink
 from paceline.actors.messages import (
@@ -54,8 +55,8 @@ from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.actors.sampling import Sampling
 from paceline.actors.session_pool import SessionPool
-from paceline.cluster.config import DrafterConfig, load_config
-from paceline.cluster.engine_limits import feature_layers
+from paceline.cluster.config import ClusterConfig, DrafterConfig, load_config
+from paceline.cluster.engine_limits import engine_limits, feature_layers
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training import data_stages
 from paceline.cluster.training.answer_store import AnswerStore
@@ -239,7 +240,9 @@ def drafted_sampled(
         deadline_s=60.0,
         feature_layers=model.feature_layers,
     )
-    limits = EngineLimits(max_sequences=8, max_draft=options.length, draft_length="longest", max_queue=10_000)
+    limits = replace(
+        engine_limits(ClusterConfig(), 8192), max_draft=options.length, draft_length="longest", max_queue=10_000
+    )
     engine = Engine(model, pool, board, limits, Random(1))
     thread = threading.Thread(target=engine.run)
     thread.start()

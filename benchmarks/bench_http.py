@@ -13,6 +13,7 @@ import argparse
 import statistics
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,13 +28,15 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from paceline.actors.engine import Engine, EngineLimits
+from paceline.actors.engine import Engine
 from paceline.actors.generation import Chunk, Generation
 from paceline.actors.messages import Member
 from paceline.actors.model_facts import eos_ids
 from paceline.actors.model_loader import load_model
 from paceline.actors.model_source import resolve
 from paceline.actors.session_pool import SessionPool
+from paceline.cluster.config import ClusterConfig
+from paceline.cluster.engine_limits import engine_limits
 from paceline.cluster.served_process import ServedProcess
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.training.prompt_file import read_prompts
@@ -58,7 +61,7 @@ class EngineHere:
         model = load_model(folder, dtype="bfloat16")  # no bound on memory, and so nothing kept of earlier prompts
         board = OneDrafterBoard(Member("drafter", "none", ""))
         pool = SessionPool(lambda: (), _no_link, vocab_size=model.vocab_size, catch_up_tokens=8, deadline_s=1.0)
-        engine = Engine(model, pool, board, EngineLimits(max_context=2048, max_tokens_in_flight=2048))
+        engine = Engine(model, pool, board, replace(engine_limits(ClusterConfig(), 2048), max_tokens_in_flight=2048))
         made.put(engine)
         engine.run()
 

@@ -220,7 +220,17 @@ class LocalEngine:
             deadline_s=60.0,
             feature_layers=model.feature_layers,
         )
-        limits = EngineLimits(max_sequences, 1 << 20, max_draft=max_draft, max_prefill=1 << 13)
+        limits = EngineLimits(
+            max_sequences=max_sequences,
+            max_tokens_in_flight=1 << 20,
+            max_queue=64,
+            max_context=8192,
+            max_draft=max_draft,
+            draft_length="measured",
+            max_prefill=1 << 13,
+            evaluation_share=0.0625,
+            report_tokens=False,
+        )
         self._speculate = drafter is not None
         self._engine = Engine(model, pool, self, limits, Random(1))
         self._thread = threading.Thread(target=self._engine.run)

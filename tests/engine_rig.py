@@ -188,7 +188,17 @@ class Outcome:
 
 
 # A table's forward costs nothing, so by its measured times no draft would ever pay.
-LIMITS: dict[str, Any] = {"max_sequences": 8, "max_context": 256, "max_draft": 5, "draft_length": "longest"}
+LIMITS: dict[str, Any] = {
+    "max_sequences": 8,
+    "max_tokens_in_flight": 16384,
+    "max_queue": 64,
+    "max_context": 256,
+    "max_draft": 5,
+    "draft_length": "longest",
+    "max_prefill": 256,
+    "evaluation_share": 0.0625,
+    "report_tokens": False,
+}
 
 
 def rig(model: CausalModel, hosts: Mapping[str, Host], **limits: Any) -> AbstractContextManager[Rig]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine_rig import Rig
+from engine_rig import LIMITS, Rig
 from table_model import TableModel
 
 from paceline.actors.departures import Departures
@@ -31,7 +31,7 @@ def test_half_of_the_queue_at_the_pace_of_late() -> None:
 
 
 def test_the_engine_tells_by_its_own_pace() -> None:
-    made = Rig(TableModel(), {}, EngineLimits(max_sequences=2, max_queue=8, max_context=64))
+    made = Rig(TableModel(), {}, EngineLimits(**LIMITS | {"max_sequences": 2, "max_queue": 8, "max_context": 64}))
     now = 0.0
     made.engine._departures = Departures(lambda: now)
     for _ in range(10):

@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 import torch
-from engine_rig import EvenBoard, GuessHost, Rig, crowd, rig
+from engine_rig import LIMITS, EvenBoard, GuessHost, Rig, crowd, rig
 from table_model import TableModel
 
 from paceline.actors.arm_choice import SLOW_MS
@@ -158,7 +158,7 @@ class CountingModel(TableModel):
 def test_a_long_prompt_is_run_in_parts_while_others_get_their_tokens() -> None:
     model = CountingModel()
     prompts = [[1, 2], *([(i * i + k) % 12 for i in range(90 + k)] for k in range(2))]
-    made = Rig(model, {"good": GuessHost(model, 0.3)}, EngineLimits(max_context=256, max_prefill=20, max_draft=3))
+    made = Rig(model, {"good": GuessHost(model, 0.3)}, EngineLimits(**LIMITS | {"max_prefill": 20, "max_draft": 3}))
     order: list[int] = []
     outcomes = [made.submit(prompt, 40) for prompt in prompts]
     for index, outcome in enumerate(outcomes):
@@ -180,7 +180,7 @@ def test_a_long_prompt_is_run_in_parts_while_others_get_their_tokens() -> None:
 
 def test_a_request_aborted_while_its_prompt_is_run_ends_once() -> None:
     model = CountingModel()
-    made = Rig(model, {}, EngineLimits(max_context=256, max_prefill=1))
+    made = Rig(model, {}, EngineLimits(**LIMITS | {"max_prefill": 1}))
     long = made.submit([1, 2] * 60, 10)
     other = made.submit([3], 150)
     model.fifth = lambda: made.engine.abort(long.request_id)
@@ -195,7 +195,8 @@ def test_a_request_aborted_while_its_prompt_is_run_ends_once() -> None:
 
 def test_beyond_the_bounds_requests_wait_and_then_are_refused() -> None:
     model = TableModel()
-    made = Rig(model, {}, EngineLimits(max_sequences=2, max_queue=3, max_context=64, max_tokens_in_flight=60))
+    bounds = {"max_sequences": 2, "max_queue": 3, "max_context": 64, "max_tokens_in_flight": 60}
+    made = Rig(model, {}, EngineLimits(**LIMITS | bounds))
     outcomes = [made.submit([1], 20) for _ in range(5)]
     with pytest.raises(Overloaded, match="0 requests run and 5 wait, the most"):
         made.submit([1], 20)
@@ -215,7 +216,7 @@ def test_beyond_the_bounds_requests_wait_and_then_are_refused() -> None:
     [([], 4, "prompt"), ([99], 4, "prompt"), ([-1], 4, "prompt"), ([1], 0, "max_tokens"), ([1] * 60, 10, "max_tokens")],
 )
 def test_what_can_never_run_is_refused_at_once(prompt: list[int], max_tokens: int, field: str) -> None:
-    made = Rig(TableModel(), {}, EngineLimits(max_context=64))
+    made = Rig(TableModel(), {}, EngineLimits(**LIMITS | {"max_context": 64}))
     with pytest.raises(RequestError) as caught:
         made.submit(prompt, max_tokens)
     assert caught.value.param == field
@@ -323,7 +324,7 @@ class SlowHost(GuessHost):
 def test_where_no_drafter_has_weight_or_is_fast_one_follows_not_all() -> None:
     model = TableModel(vocab_size=12)
     hosts = {name: SlowHost(model, 0.3) for name in ("a", "b", "c")}
-    made = Rig(model, hosts, EngineLimits(evaluation_share=0.0, max_context=256))
+    made = Rig(model, hosts, EngineLimits(**LIMITS | {"evaluation_share": 0.0}))
     made.board = NobodysBoard(list(hosts))
     made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
     thread = threading.Thread(target=made.engine.run)
@@ -340,7 +341,7 @@ def test_a_slow_drafter_without_weight_follows_a_sample_of_sequences(share: floa
     """0.25 of 40, and the first, which need not be drawn; outside 2..22 in fewer than 1 of 10,000 seeds."""
     model = TableModel(vocab_size=12)
     hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
-    made = Rig(model, hosts, EngineLimits(evaluation_share=share, max_context=256))
+    made = Rig(model, hosts, EngineLimits(**LIMITS | {"evaluation_share": share}))
     made.board = OneSidedBoard(list(hosts))
     made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
     thread = threading.Thread(target=made.engine.run)
@@ -360,7 +361,7 @@ def test_slow_drafters_without_weight_take_turns() -> None:
     model = TableModel(vocab_size=12)
     slow = {f"slow{i}": SlowHost(model, 0.3) for i in range(6)}
     hosts: dict[str, GuessHost] = {"fast": GuessHost(model, 0.3), **slow}
-    made = Rig(model, hosts, EngineLimits(evaluation_share=0.25, max_context=256))
+    made = Rig(model, hosts, EngineLimits(**LIMITS | {"evaluation_share": 0.25}))
     made.board = OneSidedBoard(list(hosts))
     made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
     thread = threading.Thread(target=made.engine.run)
@@ -380,7 +381,7 @@ def test_slow_drafters_without_weight_take_turns() -> None:
 def test_a_policy_that_a_request_names_chooses_among_all() -> None:
     model = TableModel(vocab_size=12)
     hosts = {"fast": GuessHost(model, 0.3), "slow": SlowHost(model, 0.3)}
-    made = Rig(model, hosts, EngineLimits(evaluation_share=0.0, max_context=256))
+    made = Rig(model, hosts, EngineLimits(**LIMITS | {"evaluation_share": 0.0}))
     made.board = OneSidedBoard(list(hosts))
     made.engine = Engine(model, made.pool, made.board, made.engine._limits, Random(3))
     thread = threading.Thread(target=made.engine.run)
