@@ -1,5 +1,6 @@
 """Continuous batching: requests join and leave between rounds, within bounds; beyond them they wait, beyond that they
-are refused. Where the memory of keys and values runs out meanwhile, the newest gives its own back and goes on later.
+are refused. Where the memory of keys and values runs out meanwhile, the newest gives its own back and goes on later:
+before all that are newer, but for a few that fit where it does not fit yet.
 
 One thread runs `run`; `submit` and `abort` may be called from any. Every accepted generation ends in exactly one
 terminal event: a chunk with a finish reason, or an error.
@@ -12,6 +13,7 @@ import logging
 import secrets
 import threading
 import time
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, replace
 from random import Random
@@ -112,7 +114,7 @@ class Engine:
         self._budget = KVBudget(model, limits.kv_tokens, limits.max_draft)
         self._waiting: deque[_Waiting] = deque()
         self._kv_usage = 0.0  # told by the engine's thread: no other may hold caches, whose end gives blocks back
-        self._preempted: deque[Sequence] = deque()  # they go before those that wait, the oldest first
+        self._preempted: list[Sequence] = []  # they go before those that wait, the oldest first
         self._running: list[Sequence] = []
         self._aborted: set[str] = set()
         self._followers = Followers(board, pool, limits.evaluation_share, self._chance)
@@ -214,8 +216,8 @@ class Engine:
                 self._pool.usable()
             if self._stopping:
                 return False
-            room = self._resume()
-            while room and self._waiting and len(self._running) < self._limits.max_sequences:
+            self._resume()
+            while self._waiting and self._may_join():
                 generation = self._waiting[0].generation
                 if not self._budget.admits(self._running, len(generation.prompt), generation.max_tokens):
                     break
@@ -224,7 +226,7 @@ class Engine:
                 followers = self._followers.choose(seq, generation, len(self._running) + 1)
                 cache = self._model.new_cache(generation.prompt)
                 sequence = Sequence(seq, generation, cache, waiting.listener, followers)
-                self._running.append(sequence)
+                self._join(sequence)
                 admitted.append(sequence)
                 waited_s = time.monotonic() - waiting.since_s
                 self.counts.admitted(sequence.prompt_tokens, sequence.cached_tokens, waited_s)
@@ -245,15 +247,34 @@ class Engine:
                 self._pool.open(sequence)
         return True
 
-    def _resume(self) -> bool:
-        """Let preempted sequences go on where there is room again; whether all do, so that others may join."""
-        while self._preempted and len(self._running) < self._limits.max_sequences:
-            sequence = self._preempted[0]
-            if not self._budget.admits(self._running, len(sequence.tokens), sequence.remaining):
-                break
-            sequence.cache = self._model.new_cache(sequence.tokens)
-            self._running.append(self._preempted.popleft())
-        return not self._preempted
+    def _resume(self) -> None:
+        """Let preempted sequences go on where there is room again, the oldest first."""
+        for sequence in list(self._preempted):
+            first = sequence is self._preempted[0]
+            if len(self._running) == self._limits.max_sequences or not (first or self._may_join()):
+                return
+            if self._budget.admits(self._running, len(sequence.tokens), sequence.remaining):
+                self._preempted.remove(sequence)
+                sequence.cache = self._model.new_cache(sequence.tokens)
+                sequence.passed = 0
+                if first:
+                    self._running.append(sequence)
+                else:
+                    self._join(sequence)
+
+    def _may_join(self) -> bool:
+        """Whether one may join before the oldest that waits for its memory, if any does.
+
+        As many may as run at once; then nobody does until it goes on. So what has room is used, and the oldest waits
+        for no more than the answers of one more batch.
+        """
+        most = self._limits.max_sequences
+        return len(self._running) < most and (not self._preempted or self._preempted[0].passed < most)
+
+    def _join(self, sequence: Sequence) -> None:
+        self._running.append(sequence)
+        if self._preempted:
+            self._preempted[0].passed += 1
 
     def _make_room(self) -> None:
         """Preempt the newest sequences, so that the others' next round has the memory it may need.
@@ -262,8 +283,9 @@ class Engine:
         """
         while len(self._running) > 1 and not self._budget.fits(self._running):
             with self._changed:
-                sequence = self._running.pop()
-                self._preempted.appendleft(sequence)
+                sequence = max(self._running, key=_number)  # not who joined last: the oldest is never preempted
+                self._running.remove(sequence)
+                insort(self._preempted, sequence, key=_number)
             sequence.cache = self._model.new_cache()
             self.counts.preemptions += 1
 
@@ -311,3 +333,7 @@ class Engine:
             sequence.listener(error)
         for item in waiting:
             item.listener(error)
+
+
+def _number(sequence: Sequence) -> int:
+    return sequence.seq  # they are counted as they come

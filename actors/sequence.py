@@ -37,6 +37,7 @@ class Sequence:
         self.prompt_tokens = len(generation.prompt)
         self.cached_tokens = cache.length
         self.finished: FinishReason | None = None
+        self.passed = 0  # others that joined while it was the first to wait for its memory
         self.carried: CarriedDraft | None = None
         self.noise = torch.Generator()
         self.noise.seed()

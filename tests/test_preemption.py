@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,63 @@ def test_each_alone_fits_exactly() -> None:
         for i, outcome in enumerate(outcomes):
             assert outcome.wait() == model.greedy([i, 1], 94)
         assert made.engine.counts.preemptions > 0
+
+
+def play(made: Rig) -> Iterator[list[str]]:
+    """Round by round, on this thread: the requests that run in each, the oldest first."""
+    engine = made.engine
+    while engine.running or engine.waiting:
+        engine._admit()
+        yield sorted(sequence.generation.request_id for sequence in engine._running)
+        engine._round()
+
+
+def test_a_few_that_fit_pass_one_that_does_not_and_no_more_until_it_goes_on() -> None:
+    """r0 and r1 fill the memory, and r1 waits for the end of r0; of ten small ones three pass it, as many as may run at
+    once, however many come."""
+    model = TableModel(vocab_size=12)
+    bounds = {"max_sequences": 3, "max_tokens_in_flight": 256, "max_queue": 20}
+    made = Rig(model, {}, EngineLimits(**LIMITS | bounds))
+    prompts = [[i % 12 for i in range(40)], [i % 11 for i in range(90)], *([number, 1] for number in range(10))]
+    answers = [160, 100, *[4] * 10]
+    outcomes = [made.submit(*asked) for asked in zip(prompts[:2], answers, strict=False)]
+    passed: list[str] = []
+    waited = False
+    for running_now in play(made):
+        if made.engine._preempted and not waited:
+            waited = True
+            outcomes += [made.submit(*asked) for asked in zip(prompts[2:], answers[2:], strict=True)]
+        if made.engine._preempted:
+            assert "r0" in running_now
+            passed += [name for name in running_now if name != "r0" and name not in passed]
+    assert passed == ["r2", "r3", "r4"]
+    assert made.engine.counts.preemptions == 1
+    for outcome, prompt, tokens in zip(outcomes, prompts, answers, strict=True):
+        assert outcome.wait() == model.greedy(prompt, tokens)
+
+
+def test_who_came_last_is_preempted_not_an_older_one_that_it_passed() -> None:
+    """r2 passes r1, which goes on once r0 has ended; where memory runs out again r2 yields, and so r1 is never the
+    victim of those that came later."""
+    model = TableModel(vocab_size=12)
+    bounds = {"max_sequences": 2, "max_tokens_in_flight": 400, "max_context": 400}
+    made = Rig(model, {}, EngineLimits(**LIMITS | bounds))
+    asked = [([i % 12 for i in range(150)], 100), ([i % 11 for i in range(100)], 250), ([7, 1, 2, 3], 300)]
+    outcomes = [made.submit(*request) for request in asked]
+    seen: list[tuple[list[str], list[str]]] = []
+    for running_now in play(made):
+        now = running_now, [sequence.generation.request_id for sequence in made.engine._preempted]
+        if not seen or seen[-1] != now:
+            seen.append(now)
+    assert seen == [
+        (["r0", "r1"], []),
+        (["r0", "r2"], ["r1"]),
+        (["r1", "r2"], []),
+        (["r1"], ["r2"]),
+        (["r2"], []),
+    ]
+    for outcome, (prompt, tokens) in zip(outcomes, asked, strict=True):
+        assert outcome.wait() == model.greedy(prompt, tokens)
 
 
 def until_preempted(made: Rig, outcomes: list[Outcome], then: Callable[[str], None]) -> None:
