@@ -16,6 +16,7 @@ from typing import Any
 
 from paceline.actors.errors import PacelineError
 from paceline.actors.generation import Chunk, Generation
+from paceline.cluster.drain_gate import ended_by_server
 from paceline.cluster.latency_window import LatencyWindow
 from paceline.cluster.speculation_report import PLAIN
 
@@ -83,7 +84,8 @@ class WatchedRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.state == "running":
-            self.state = "error" if isinstance(error, PacelineError) else "client left"
+            left = "server stopped" if ended_by_server() else "client left"
+            self.state = "error" if isinstance(error, PacelineError) else left
         self._activity.over(self)
 
     def round(self, chunk: Chunk, tokens: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +18,15 @@ from paceline.cluster.event_stream import ending_events
 from paceline.cluster.http_errors import error_reply
 
 _FAREWELL_S = 2.0  # that the last words may take; a client that does not read gets none
+
+
+_owed: ContextVar[Owed | None] = ContextVar("owed", default=None)
+
+
+def ended_by_server() -> bool:
+    """Whether the completion that this is called for was cut because the server is being stopped, not by its client."""
+    owed = _owed.get()
+    return owed is not None and owed.cut.done() and not owed.cut.cancelled()
 
 
 class Owed:
@@ -64,12 +74,14 @@ class Drain:
 
     @contextmanager
     def owing(self) -> Iterator[Owed]:
-        """Around a completion."""
+        """Around a completion; what is begun inside can ask `ended_by_server`."""
         owed = Owed()
         self._owed.add(owed)
+        token = _owed.set(owed)
         try:
             yield owed
         finally:
+            _owed.reset(token)
             self._owed.discard(owed)
             owed.cut.cancel()
             owed.done.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -47,12 +48,18 @@ class SlowBackend(FakeBackend):
 class Server:
     """The endpoint, and the way to its end."""
 
-    def __init__(self, backend: SlowBackend, drain: Drain, url: str) -> None:
-        self.backend, self.drain, self.url = backend, drain, url
+    def __init__(self, backend: SlowBackend, drain: Drain, finished: Counter[str], url: str) -> None:
+        self.backend, self.drain, self.finished, self.url = backend, drain, finished, url
 
     def end(self, within_s: float) -> Future[tuple[int, int]]:
         assert self.backend.loop is not None
         return asyncio.run_coroutine_threadsafe(self.drain.end(within_s), self.backend.loop)
+
+    def told(self) -> tuple[str, dict[str, int]]:
+        """What the dashboard says of the newest request, and how many answers ended by each reason."""
+        with httpx.stream("GET", f"{self.url}/v1/paceline/live", timeout=30) as reply:
+            hello = json.loads(next(reply.iter_lines()).removeprefix("data: "))
+        return hello["requests"]["ended"][0]["state"], {reason: n for reason, n in self.finished.items() if n}
 
     def post(self, **fields: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/chat/completions", json=BODY | fields, timeout=30)
@@ -64,7 +71,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     backend = SlowBackend(tokenizer)
     api = make_api(backend, tokenizer)
     with served(api) as url:
-        yield Server(backend, api.state.drain, url)
+        yield Server(backend, api.state.drain, api.state.requests.finished, url)
 
 
 def test_a_stream_that_is_cut_ends_with_an_error_event(server: Server) -> None:
@@ -84,6 +91,7 @@ def test_a_stream_that_is_cut_ends_with_an_error_event(server: Server) -> None:
     }
     assert ended.result(20) == (1, 1)
     assert not server.backend.running, "the sequence was let go"
+    assert server.told() == ("server stopped", {"shutdown": 1})
 
 
 def test_openai_s_client_raises_what_ends_a_stream(server: Server) -> None:
@@ -106,6 +114,7 @@ def test_a_whole_answer_that_is_cut_is_a_503(server: Server) -> None:
     assert replies[0].headers["Retry-After"]
     assert "being stopped" in replies[0].json()["error"]["message"]
     assert not server.backend.running
+    assert server.told() == ("server stopped", {"shutdown": 1})
 
 
 def test_what_ends_in_time_is_whole_and_nothing_new_begins(server: Server) -> None:
@@ -137,3 +146,4 @@ def test_a_client_that_leaves_is_not_waited_for(server: Server) -> None:
         next(reply.iter_lines())
     wait_until(lambda: not server.backend.running, 20, "its sequence was let go")
     assert server.end(60.0).result(20)[1] == 0
+    assert server.told() == ("client left", {"abort": 1})

@@ -97,7 +97,7 @@ class TestEndpoint:
         after = read(url)
         for status, count in (("429", 2), ("404", 2)):
             assert after[names.REFUSED.name, (status,)] - before[names.REFUSED.name, (status,)] == count
-        for reason in ("stop", "length", "error", "abort"):
+        for reason in ("stop", "length", "error", "abort", "shutdown"):
             assert after[names.REQUESTS.name, (reason,)] == before[names.REQUESTS.name, (reason,)]
 
     def test_nothing_that_a_client_sends_becomes_a_label(self, url: str) -> None:

@@ -119,7 +119,7 @@ export function showAcceptance(history, span, longest) {
   box.replaceChildren(element("table", { className: "heat" }, caption, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
-const STATES = { stop: "finished", length: "token limit", "client left": "client left", error: "error", running: "running" };
+const STATES = { stop: "finished", length: "token limit", "client left": "client left", "server stopped": "server stopped", error: "error", running: "running" };
 
 const requestRows = new Map(); // by id: what the row shows, and the row
 

@@ -180,7 +180,8 @@ REQUESTS = Metric(
     "paceline_requests_finished_total",
     "counter",
     "answers",
-    "Answers (a request with n choices has n) by how they ended: `stop`, `length`, `abort` (the client left), `error`.",
+    "Answers (a request with n choices has n) by how they ended: `stop`, `length`, `abort` (the client left), "
+    "`shutdown` (the server was stopped), `error`.",
     ("finish_reason",),
 )
 REFUSED = Metric(

@@ -24,14 +24,15 @@ from paceline.actors.latency_histogram import (
     LatencyHistogram,
 )
 from paceline.cluster.backend import Generates
+from paceline.cluster.drain_gate import ended_by_server
 from paceline.cluster.metrics import names
 from paceline.cluster.metrics.samples import Samples
 
 _arrived_s: ContextVar[float | None] = ContextVar("arrived_s", default=None)
 
-ABORT, ERROR = "abort", "error"
+ABORT, SHUTDOWN, ERROR = "abort", "shutdown", "error"
 _REFUSALS = (RequestError, Overloaded)  # the answer never began: counted by its status
-_REASONS = ("stop", "length", ABORT, ERROR)
+_REASONS = ("stop", "length", ABORT, SHUTDOWN, ERROR)
 _API = "/v1/"
 _LEAST_REFUSAL = 400
 _USUAL_REFUSALS = (400, 404, 413, 429, 500, 503)  # told from 0 on, so that the first one is a rise
@@ -71,7 +72,7 @@ class RequestMetrics:
 
     async def events(self, events: AsyncGenerator[dict[str, Any]], answers: int) -> AsyncGenerator[dict[str, Any]]:
         """The events of a stream, as they are, while the ends of its `answers` are counted."""
-        left, reason = answers, ABORT
+        left, reason = answers, ""
         try:
             async with aclosing(events):
                 async for event in events:
@@ -85,11 +86,11 @@ class RequestMetrics:
             left = 0 if isinstance(error, _REFUSALS) else left
             raise
         finally:
-            self.finished[reason] += left
+            self.finished[reason or _cut()] += left
 
     async def whole(self, reply: Callable[[], Awaitable[dict[str, Any]]], answers: int) -> dict[str, Any]:
         """Await a whole reply, as it is, while the ends of its `answers` are counted."""
-        left, reason = answers, ABORT
+        left, reason = answers, ""
         try:
             document = await reply()
             for choice in document["choices"]:
@@ -101,7 +102,12 @@ class RequestMetrics:
             left = 0 if isinstance(error, _REFUSALS) else left
             raise
         finally:
-            self.finished[reason] += left
+            self.finished[reason or _cut()] += left
+
+
+def _cut() -> str:
+    """Why an answer that runs is given up."""
+    return SHUTDOWN if ended_by_server() else ABORT
 
 
 class TimedBackend:
