@@ -16,6 +16,7 @@ from paceline.cluster.access import with_environment_keys
 from paceline.cluster.config import Resources, parse_config
 from paceline.cluster.fleet import Fleet
 from paceline.cluster.ingress import Ingress
+from paceline.cluster.replica_end import grace
 from paceline.cluster.target_replica import TargetReplica
 
 # Where Serve's controller and proxy are, without which nothing goes on anyway: the loss of any other node must neither
@@ -44,10 +45,14 @@ def build_app(config: dict[str, Any]) -> Application:
         # More than the engine can hold, so that it is the engine that says 429, and says it at once.
         max_ongoing_requests=ongoing + 16,
         ray_actor_options=_placement(target.resources),
+        **grace(settings.http.drain_s),
     )(TargetReplica)
-    ingress = serve.deployment(name="Ingress", max_ongoing_requests=4 * (ongoing + 16), ray_actor_options=_AT_THE_HEAD)(
-        Ingress
-    )
+    ingress = serve.deployment(
+        name="Ingress",
+        max_ongoing_requests=4 * (ongoing + 16),
+        ray_actor_options=_AT_THE_HEAD,
+        **grace(settings.http.drain_s),
+    )(Ingress)
     return ingress.bind(document, replicas.bind(document), fleet.bind(document, uuid4().hex))
 
 

@@ -180,7 +180,8 @@ class HttpConfig(Settings):
         5.0,
         ge=0,
         le=3600,
-        description="seconds that running completions have to end in when the server is stopped; then they are ended",
+        description="seconds that running completions have to end in when the server is stopped, or Serve deletes or "
+        "replaces it; then they are ended",
     )
     operator_token: str | None = Field(
         None,

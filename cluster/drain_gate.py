@@ -17,7 +17,7 @@ from paceline.actors.errors import NotReady
 from paceline.cluster.event_stream import ending_events
 from paceline.cluster.http_errors import error_reply
 
-_FAREWELL_S = 2.0  # that the last words may take; a client that does not read gets none
+FAREWELL_S = 2.0  # that the last words may take; a client that does not read gets none
 
 
 _owed: ContextVar[Owed | None] = ContextVar("owed", default=None)
@@ -67,9 +67,10 @@ class Drain:
         await asyncio.wait([item.done for item in owed], timeout=within_s)
         left = [item for item in owed if not item.done.done()]
         for item in left:
-            item.cut.set_result(None)
+            if not item.cut.done():  # it may have been asked before
+                item.cut.set_result(None)
         if left:
-            await asyncio.wait([item.done for item in left], timeout=_FAREWELL_S)
+            await asyncio.wait([item.done for item in left], timeout=FAREWELL_S)
         return len(owed), len(left)
 
     @contextmanager

@@ -36,6 +36,7 @@ from paceline.cluster.fleet_actors import CALL_S
 from paceline.cluster.fleet_view import FleetOverview
 from paceline.cluster.metrics.publisher import MetricPublisher, board_of
 from paceline.cluster.metrics.samples import Samples
+from paceline.cluster.replica_end import end_with_replica
 from paceline.cluster.tokenizer import ChatTokenizer
 from paceline.cluster.trace_document import ProcessTrace
 
@@ -267,6 +268,7 @@ class Ingress:
             eos_ids(path),
         )
         self._drain: Drain = api.state.drain
+        self._end = end_with_replica(self._drain, self._settings.http.drain_s)
         context = serve.get_replica_context()
         self._metrics = MetricPublisher(
             context.replica_id.unique_id, api.state.requests.gather, context.app_name, self._settings.metrics

@@ -44,6 +44,12 @@ for line in sys.stdin:
 ray.shutdown()
 __import__("shutil").rmtree(folder)
 """
+DELETE = """
+import sys, ray
+from ray import serve
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+serve.delete("paceline")
+"""
 
 
 def free_port() -> int:
@@ -219,6 +225,25 @@ def test_joins_a_ray_and_removes_only_its_application(other: Any, tmp_path: Path
         assert process.wait(30) == 0, log.read_text()
         assert other(2) == [3, 0]
     check_port("127.0.0.1", int(url.rsplit(":", 1)[1]))  # Serve was begun by us, and went with us
+
+
+@pytest.mark.cluster
+def test_an_application_that_is_deleted_ends_its_streams_with_an_error(other: Any, tmp_path: Path) -> None:
+    """As an update does that replaces the ingress: Serve ends its replica, which says so to whoever reads."""
+    log = tmp_path / "log"
+    with trivial(log, other.address, RAY_AUTH_MODE="token") as (process, url):
+        answer(url, log)
+        with httpx.stream("GET", f"{url}/v1/chat/completions", trust_env=False, timeout=30) as reply:
+            lines = (line for line in reply.iter_lines() if line)
+            assert next(lines) == 'data: {"number":-1}'
+            environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+            subprocess.run([sys.executable, "-c", DELETE, other.address], env=environment, check=True, timeout=60)
+            *_, error, done = lines
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    assert json.loads(error.removeprefix("data: "))["error"]["type"] == "service_unavailable_error"
+    assert done == "data: [DONE]"
+    assert other(2) == [3, 0], "Serve went with the command that began it"
 
 
 @pytest.mark.cluster

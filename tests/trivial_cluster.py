@@ -22,6 +22,7 @@ from starlette.routing import Route
 from paceline.cluster.config import parse_config
 from paceline.cluster.drain_gate import Drain, DrainGate
 from paceline.cluster.event_stream import EventStream
+from paceline.cluster.replica_end import end_with_replica
 from paceline.cluster.serve_command import ray_host, run
 from paceline.cluster.start_progress import StartProgress
 
@@ -39,6 +40,7 @@ class Trivial:
     def __serve_build_asgi_app__(self) -> Starlette:
         app = Starlette(routes=[Route(ENDLESS, self.endless), Route("/{path:path}", self.status)])
         app.add_middleware(DrainGate, drain=self._drain, paths=[ENDLESS])
+        self._end = end_with_replica(self._drain, 0.5)
         return app
 
     async def drain(self) -> tuple[int, int]:
