@@ -26,6 +26,7 @@ from paceline.actors.ports import DrafterPool, WeightsBoard
 EARNED = 0.02  # of a sequence's tokens: to follow takes about as much of a small target's processors
 CROWD = 3  # the load from which on one is tried at a time: four sequences
 JUDGED_TOKENS = 2048.0  # followed at one load before a drafter is judged there: some twenty answers, of several kinds
+CROWD_TOKENS = 512.0  # the same where all others pay for the trial
 MEMORY_TOKENS = 8192.0  # that a record remembers
 
 
@@ -40,10 +41,6 @@ class _Record:
         kept = math.exp(-tokens / MEMORY_TOKENS)
         self.tokens = kept * self.tokens + tokens
         self.accepted = kept * self.accepted + accepted
-
-    @property
-    def judged(self) -> bool:
-        return self.tokens >= JUDGED_TOKENS
 
     @property
     def earns(self) -> bool:
@@ -141,11 +138,15 @@ class Followers:
 
     def _earns(self, name: str, load: int) -> bool | None:
         """Whether its drafts earn that it follows at a load; None where that is to be found out."""
+        if (here := self._verdict(name, load)) is not None:
+            return here
+        return False if any(self._verdict(name, lower) is False for lower in range(1, load)) else None
+
+    def _verdict(self, name: str, load: int) -> bool | None:
         record = self._records.get((name, load))
-        if record is not None and record.judged:
-            return record.earns
-        below = (self._records.get((name, lower)) for lower in range(1, load))
-        return False if any(record is not None and record.judged and not record.earns for record in below) else None
+        if record is None or record.tokens < (JUDGED_TOKENS if load < CROWD else CROWD_TOKENS):
+            return None
+        return record.earns
 
     def _forget_all_but(self, names: list[str]) -> None:
         """Drop who is gone: should it come back, it is new."""

@@ -42,6 +42,11 @@ class ReportBuffer:
         """Whether anything waits."""
         return bool(self._rounds or self._closed or self._news)
 
+    @property
+    def running(self) -> int:
+        """Sequences that have begun and not ended."""
+        return len(self._live)
+
     def live(self, seq: int) -> bool:
         """Whether the sequence is running."""
         return seq in self._live

@@ -17,6 +17,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import open_channel
+from paceline.actors.gathering import gather_s
 from paceline.actors.messages import Heartbeat, Score
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 8192  # scores
 MAX_BATCH = 1024  # scores in one message
-GATHER_S = 0.1  # between messages: the selector uses scores some rounds later anyway, and each message costs it 1 ms
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 CALL_TIMEOUT_S = 5.0
@@ -145,7 +145,7 @@ class ScoreLink:
                     return
                 scores = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
             yield selector_wire.encode_scores(drafter, scores)
-            self._stopping.wait(GATHER_S)
+            self._stopping.wait(gather_s(len({score.seq for score in scores})))
 
     def _end_stream(self) -> None:
         with self._changed:

@@ -15,6 +15,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import CONNECT_TIMEOUT_S, open_channel
+from paceline.actors.gathering import gather_s
 from paceline.actors.held_weights import HeldWeights
 from paceline.actors.messages import DraftTiming, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.report_buffer import ReportBuffer
@@ -28,7 +29,6 @@ FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 2.0
 EXIT_WAIT_S = 2.0
 MESSAGE_REPORTS = 32  # in one message, so that its size stays bounded however long the selector was away
-GATHER_S = 0.1  # between looks for news to report: rounds of a small target come faster than is worth a wake-up each
 
 
 class WeightsLink:
@@ -186,7 +186,7 @@ class WeightsLink:
             for start in range(0, len(reports), MESSAGE_REPORTS):
                 yield selector_wire.encode_reports(reports[start : start + MESSAGE_REPORTS])
             # A new sequence is announced at once: drafters' scores of one that the selector does not know are lost.
-            self._urgent.wait(GATHER_S)
+            self._urgent.wait(gather_s(self._reports.running))
             self._urgent.clear()
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._stream != number)
