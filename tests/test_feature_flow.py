@@ -149,7 +149,8 @@ class Case:
         with torch.inference_mode():
             states = self.reference(torch.tensor([heard.tokens]), use_cache=False, output_hidden_states=True)
         truth = torch.cat([states.hidden_states[layer][0] for layer in request.layers], dim=-1)
-        assert (truth[1:] - truth[:-1]).abs().mean() > 0.1  # else a row's neighbour would pass for it
+        if len(truth) > 1:
+            assert (truth[1:] - truth[:-1]).abs().mean() > 0.1  # else a row's neighbour would pass for it
         for position, row in heard.rows.items():
             torch.testing.assert_close(row.float(), truth[position - 1], atol=1e-3, rtol=2**-8)
         if request.window > len(heard.tokens):
