@@ -38,6 +38,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PREFIX = "paceline-"
 _OWNER = "owner"  # a file in a folder of ours, locked by its process, so that a killed one's is found again
 _SERVERS = ("gcs_server", "raylet")
+# Which look ten times a second for logs to print that nobody asked for, and for nodes to add to a Ray that has one.
+_NEEDLESS = ("log_monitor.py", "monitor.py")
 
 
 class LocalRay:
@@ -87,6 +89,11 @@ class LocalRay:
                 # Ray's own 15 leaves a target hardly more of a core than a dozen drafters that only fill its gaps.
                 _system_config={"worker_niceness": 0},
             )
+        ended = [process for process in self.processes() if _script(process) in _NEEDLESS]
+        for process in ended:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(ended, timeout=5.0)
         for process in self.processes():  # and every worker that they start, of which the target goes first again
             wait_for_gaps(process.pid)
         self._servers = [process for process in self.processes() if _name(process) in _SERVERS]
@@ -207,6 +214,14 @@ def _descendants() -> list[psutil.Process]:
 def _name(process: psutil.Process) -> str:
     try:
         return process.name()
+    except psutil.Error:
+        return ""
+
+
+def _script(process: psutil.Process) -> str:
+    """The Python file that a process runs."""
+    try:
+        return next((Path(word).name for word in process.cmdline() if word.endswith(".py")), "")
     except psutil.Error:
         return ""
 

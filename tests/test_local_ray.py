@@ -143,6 +143,7 @@ def test_serves_beside_another_ray_and_ends_whole(other: Any, tmp_path: Path) ->
         names = [child.name() for child in held]
         assert {"raylet", "gcs_server"} <= set(names)
         assert document["pid"] in [child.pid for child in held]
+        assert not any("monitor.py" in word for child in held for word in child.cmdline()), "nobody needs these"
         # The checkout is on no worker's path: its folder `kernels` would shadow the package of that name.
         assert str(TRIVIAL.parent.parent) not in document["path"]
         assert os.getcwd() not in document["path"]
