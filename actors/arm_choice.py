@@ -17,7 +17,6 @@ from paceline.actors.sequence import Sequence
 SLOW_MS = 3.0  # a drafter that usually takes longer drafts for one round only, and follows a sample of sequences
 PLAIN = ""  # the arm of plain decoding
 ROUNDING = 1e-5  # of weights that sum to 1
-ROUNDS_AHEAD = 4  # that a draft is asked for, of a drafter that answers at once
 STAY = 0.25  # of the largest weight: a drafter with so much goes on while what it drafted comes true
 
 
@@ -77,11 +76,10 @@ def carried_tokens(sequence: Sequence, drafter: str) -> int:
 
 
 def ask_length(sequence: Sequence, arm: Arm, pool: DrafterPool) -> int:
-    """How many tokens to ask for: of a drafter that answers at once also those of the next rounds and their bonus
-    tokens, since the wait for a draft hardly depends on its length."""
+    """How many tokens to ask for: of a drafter that answers at once also the bonus and the next round's draft."""
     if not sequence.sampling.point_mass or (pool.draft_ms(arm.drafter) or SLOW_MS) >= SLOW_MS:
         return arm.length
-    return min(ROUNDS_AHEAD * (arm.length + 1) - 1, sequence.remaining - 1)
+    return min(2 * arm.length + 1, sequence.remaining - 1)
 
 
 def draw_drafter(

@@ -119,24 +119,6 @@ class DraftLength:
         """Whether these are the first rounds, which try lengths."""
         return self._rounds < START_ROUNDS
 
-    @property
-    def rate(self) -> float:
-        """Tokens that all sequences together lately gained in a millisecond; 0 before the first round."""
-        return self._tokens / self._ms if self._ms else 0.0
-
-    def lost_by_delay(self, drafts: Items[Ask]) -> float:
-        """Tokens that are expected to be lost where these drafts, each of `most` tokens, come a round too late.
-
-        A draft brings t = alpha + .. + alpha^k tokens to a round that has it. Where it comes a round late it is good
-        for the next one with the chance alpha, that the token between is its first: one in 1 + alpha rounds in the long
-        run instead of each, alpha t / (1 + alpha) tokens instead of t.
-        """
-        lost = 0.0
-        for draft in drafts:
-            alpha, share = self._drafters.setdefault(draft.drafter, _Worth()).chances(draft.seq)
-            lost += share * sum(alpha**count for count in range(1, draft.most + 1)) / (1.0 + alpha)
-        return lost
-
     def choose(self, asks: Items[Ask], batch: int) -> list[int]:
         """Tokens to ask each one's drafter for.
 
@@ -150,7 +132,7 @@ class DraftLength:
         plain_ms = self._verify.at(batch)
         if self.starting or plain_ms is None:
             return [round(ask.most * START[self._rounds % len(START)]) for ask in asks]
-        rate = self.rate
+        rate = self._tokens / self._ms
         options = [self._options(ask, batch, plain_ms, rate) for ask in asks]
         lengths = [ask.most for ask in asks]
         askers = len(asks)

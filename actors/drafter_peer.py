@@ -52,7 +52,6 @@ class _Inquiry:
     sent_s: float
     due_s: float
     ordinary: bool  # no prompt has to be prefilled first: the latency is worth learning
-    ahead: bool  # nobody waits for it
     overdue: bool = False
 
 
@@ -82,7 +81,6 @@ class DrafterPeer:
         self._quarantine = Quarantine(clock)
         self._inquiry: _Inquiry | None = None
         self._generation = link.generation
-        self._early: list[Draft] = []  # asked ahead, and come
         self._prefilling = False  # an Open went out after the last answer
         self._unsent_closes: list[int] = []
         self._features = features
@@ -134,10 +132,7 @@ class DrafterPeer:
             self._unsent_closes.clear()
             self._drop_inquiry()
         while (received := self._receive(0.0)) is not None:
-            self._early += self._take(received)
-        inquiry = self._inquiry
-        if inquiry is not None and inquiry.ahead and not inquiry.overdue and self._clock() > inquiry.due_s:
-            self._miss(inquiry)
+            self._take(received)
 
     # ------------------------------------------------------------ telling
 
@@ -175,11 +170,11 @@ class DrafterPeer:
 
     # ------------------------------------------------------------ asking
 
-    def ask(self, round_number: int, wanted: Sequence[tuple[Tracked, int]], *, ahead: bool = False) -> bool:
+    def ask(self, round_number: int, wanted: Sequence[tuple[Tracked, int]]) -> bool:
         """Ask for drafts of (sequence, length), with all news of these sequences in the same message.
 
         Returns:
-            Whether there is an answer to `collect`, or where it is asked ahead one to come (`arrived`).
+            Whether there is an answer to `collect`.
         """
         serving = [(s, length) for s, length in wanted if length > 0 and self.serves(s)]
         if not self.usable or not serving:
@@ -197,8 +192,7 @@ class DrafterPeer:
             return False
         except LinkDown:
             return False
-        # What shares the processors with a forward, too, is slower than one that a round waits for.
-        ordinary = not ahead and not self._prefilling and all(self._ledger.warm(p.seq) for p in proposes)
+        ordinary = not self._prefilling and all(self._ledger.warm(p.seq) for p in proposes)
         ordinary = ordinary and sum(len(n.tokens) for n in news) <= ORDINARY_NEWS_TOKENS * len(proposes)
         patience_s = self._latency.patience_s(longest) if ordinary else self._latency.deadline_s
         self._counts["asked"] += 1
@@ -210,20 +204,8 @@ class DrafterPeer:
             now_s,
             now_s + patience_s,
             ordinary,
-            ahead,
         )
         return True
-
-    def arrived(self) -> list[Draft]:
-        """Drafts that were asked ahead and have come, told once."""
-        early, self._early = self._early, []
-        return early
-
-    @property
-    def awaited(self) -> Iterable[int]:
-        """Sequences of which a draft that was asked ahead is on its way."""
-        inquiry = self._inquiry
-        return inquiry.asked if inquiry is not None and inquiry.ahead and not inquiry.overdue else ()
 
     def collect(self) -> tuple[list[Draft], DraftTiming | None]:
         """Wait for the answer until its deadline; returns the good drafts, and how long they took."""

@@ -104,7 +104,7 @@ class Followers:
             elif name in up:
                 idle.append(name)
         if load >= CROWD and tried:
-            first = max(tried, key=lambda name: weights[name])
+            first = max(tried, key=lambda name: (name in up, weights[name]))
             idle += [name for name in tried if name != first and name in up]
             tried = [first]
         slow += tried

@@ -263,13 +263,12 @@ class RoundContext:
 
 @dataclass(frozen=True, slots=True)
 class DraftTiming:
-    """How long one drafter took, from Propose sent to Draft received; `ahead`: nobody waited, and it is not told."""
+    """How long one drafter took, from Propose sent to Draft received."""
 
     drafter: str
     sequences: int
     length: int
     draft_ms: float
-    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

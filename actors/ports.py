@@ -6,7 +6,7 @@ The engine and the round know only these Protocols; `session_pool` and `weights_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,15 +61,6 @@ class Drafts:
     timings: list[DraftTiming]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """What came of asks that nobody waited for: drafts by sequence, each with its drafter, and the sequences for which
-    one is still on its way."""
-
-    drafts: Mapping[int, tuple[str, Draft]]
-    awaited: Collection[int]
-
-
 class DrafterPool(Protocol):
     """All drafters a target can ask. Called by the engine's thread only; nothing here raises for a drafter's fault."""
 
@@ -94,14 +85,6 @@ class DrafterPool(Protocol):
 
     def propose(self, asks: Mapping[str, Sequence[tuple[Tracked, int]]]) -> Drafts:
         """Ask each drafter for drafts (sequence, length), in parallel; wait until each one's deadline at most."""
-        ...
-
-    def ask_ahead(self, asks: Mapping[str, Sequence[tuple[Tracked, int]]]) -> list[DraftTiming]:
-        """As `propose`, but wait for nothing; who was asked. What comes is `arrived`'s."""
-        ...
-
-    def arrived(self) -> Arrived:
-        """What has come of `ask_ahead` since the last call; each draft is told once."""
         ...
 
     def commit(self, sequences: Sequence[Tracked]) -> None:

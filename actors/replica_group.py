@@ -9,7 +9,7 @@ no room anywhere, takes no new sequences and keeps those it has. `session_pool` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from paceline.actors.drafter_peer import DrafterPeer
 from paceline.actors.messages import Draft, DraftTiming, Member
@@ -93,23 +93,13 @@ class ReplicaGroup:
             if any(peer.lags(sequence, tokens) for sequence in own):
                 peer.tell(own)
 
-    def ask(self, round_number: int, wanted: Asks, *, ahead: bool = False) -> bool:
-        """Ask for drafts of (sequence, length), each of its own replica; whether there is anything to `collect`, or
-        where they are asked ahead, whether any was asked."""
+    def ask(self, round_number: int, wanted: Asks) -> bool:
+        """Ask for drafts of (sequence, length), each of its own replica; whether there is anything to `collect`."""
         lengths = {sequence.seq: length for sequence, length in wanted}
         parts = self._by_peer([sequence for sequence, _ in wanted])
         asks = [(peer, [(sequence, lengths[sequence.seq]) for sequence in own]) for peer, own in parts]
-        asked = [peer for peer, own in asks if peer.ask(round_number, own, ahead=ahead)]
-        self._asked = [] if ahead else asked
-        return bool(asked)
-
-    def arrived(self) -> list[Draft]:
-        """Drafts that were asked ahead and have come, told once."""
-        return [draft for peer in self._peers.values() for draft in peer.arrived()]
-
-    def awaited(self) -> Iterator[int]:
-        """Sequences of which a draft that was asked ahead is on its way."""
-        return (seq for peer in self._peers.values() for seq in peer.awaited)
+        self._asked = [peer for peer, own in asks if peer.ask(round_number, own)]
+        return bool(self._asked)
 
     def collect(self) -> tuple[list[Draft], DraftTiming | None]:
         """Wait for the answers, each until its own deadline; the good drafts, and what the slowest replica took for all

@@ -7,7 +7,7 @@ oldest go first. `weights_link` calls it, under its lock.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,6 +30,7 @@ class ReportBuffer:
         self._target = target
         self._max_rounds = max_rounds
         self._live: dict[int, SequenceOpened] = {}
+        self._unsent: Counter[int] = Counter()
         self._committed: dict[int, int] = {}
         self._streaming = False
         self._news: list[SequenceOpened] = []  # began under the present stream, which has not announced them yet
@@ -41,6 +42,11 @@ class ReportBuffer:
     def __bool__(self) -> bool:
         """Whether anything waits."""
         return bool(self._rounds or self._closed or self._news)
+
+    @property
+    def unsent(self) -> int:
+        """Tokens of the sequence of which most were committed since news was last taken."""
+        return max(self._unsent.values(), default=0)
 
     @property
     def running(self) -> int:
@@ -69,6 +75,7 @@ class ReportBuffer:
         """A round was played."""
         for played in rounds:
             if played.seq in self._live:
+                self._unsent[played.seq] += played.committed - self._committed[played.seq]
                 self._committed[played.seq] = played.committed
         self._rounds.append(
             TargetReport(
@@ -117,6 +124,7 @@ class ReportBuffer:
             self._news = []
         reports += self._rounds
         self._rounds.clear()
+        self._unsent.clear()
         if self._closed:
             reports.append(TargetReport(self._target, closed=self._closed))
             self._told.difference_update(self._closed)

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 
-from paceline.actors.ahead import ask_ahead, take_arrived, worth_waiting
 from paceline.actors.arm_choice import Arm, ask_length, carried_tokens, choose_arms
 from paceline.actors.carried_draft import carry, first_tokens
 from paceline.actors.causal_model import Step
@@ -43,13 +42,12 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
 
     # choose: an arm per sequence, from the newest weights this target holds
     with span("choose"):
-        awaited = take_arrived(ready, setup)
         told = board.weights_number
         weights = {s.seq: dict(board.weights(s.seq)) for s in ready if s.generation.show_weights}
         usable = pool.usable()
-        arms = choose_arms([s for s in ready if s.seq not in awaited], setup, usable)
+        arms = choose_arms(ready, setup, usable)
 
-    # draft: all chosen drafters at once, each with its own deadline; where waiting is dear, go on with what is at hand
+    # draft: all chosen drafters at once, each with its own deadline
     asking = time.perf_counter()
     asks = defaultdict(list)
     whole: dict[int, Draft] = {}
@@ -59,16 +57,11 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
                 whole[sequence.seq] = sequence.carried.draft
             else:
                 asks[arm.drafter].append((sequence, ask_length(sequence, arm, pool)))
-    wanted = {drafter: max(arms[s.seq].length for s, _ in those) for drafter, those in asks.items()}
-    asked = {s.seq for those in asks.values() for s, _ in those}
-    with span("draft", drafters=len(asks), ahead=0) as drafting:
-        if worth_waiting(asks, setup):
-            answer = pool.propose(asks)
-        else:
-            drafting.notes["ahead"] = len(asked)
-            answer, asked = ask_ahead(asks, arms, pool), set()
+    with span("draft", drafters=len(asks)):
+        answer = pool.propose(asks)
     # What an arm costs is learnt under its own length, not under what else was asked for.
-    timings = [replace(t, length=wanted[t.drafter]) for t in answer.timings]
+    timings = [replace(t, length=max(arms[s.seq].length for s, _ in asks[t.drafter])) for t in answer.timings]
+    asked_seqs = {s.seq for those in asks.values() for s, _ in those}
     whole |= answer.by_seq
     drafts = {seq: first_tokens(draft, arms[seq].length) for seq, draft in whole.items()}
 
@@ -92,9 +85,10 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         chunk = chunks[sequence.seq] = _commit(sequence, verdict, drafter, length, weights.get(sequence.seq))
         sequence.carried = carry(drafter, whole[sequence.seq], chunk.token_ids) if length else None
         if sequence.generation.speculate:
-            rounds.append(_round(sequence, chunk, arms.get(sequence.seq), asked, setup.report_tokens))
+            rounds.append(_round(sequence, chunk, arms.get(sequence.seq), asked_seqs, setup.report_tokens))
         if setup.lengths is not None and (arm := arms.get(sequence.seq)) is not None:
-            setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted, sequence.seq in asked)
+            asked = sequence.seq in asked_seqs
+            setup.lengths.drafted(sequence.seq, arm.drafter, length, verdict.accepted, asked)
 
     # score and learn, off the critical path: drafters catch up on their own devices, the selector hears from them
     with span("tell"):
@@ -103,9 +97,9 @@ def speculative_round(batch: list[Sequence], setup: Setup) -> list[Chunk | None]
         board.played(rounds, timings, verify_ms, positions, RoundContext(wait_ms, round_ms, told))
     tokens = sum(len(verdict.tokens) for verdict in verdicts)
     if setup.lengths is not None and not prefill:
-        setup.lengths.timed([t for t in timings if not t.ahead], verify_ms, positions, tokens, (ended - began) * 1e3)
+        setup.lengths.timed(timings, verify_ms, positions, tokens, (ended - began) * 1e3)
     if not prefill:
-        setup.pace.ran(len(ready), tokens, (time.perf_counter() - began) * 1e3, plain=not (arms or asks))
+        setup.pace.ran(len(ready), tokens, (time.perf_counter() - began) * 1e3, plain=not arms)
     return [chunks.get(s.seq) for s in batch]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Condition, Event, Thread
@@ -17,7 +17,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import open_channel
-from paceline.actors.gathering import gather_s
+from paceline.actors.gathering import MOST_TOKENS, gather_s
 from paceline.actors.messages import Heartbeat, Score
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
@@ -64,6 +64,8 @@ class ScoreLink:
         self._changed = Condition()
         self._stream = 0  # number of the stream that may take scores; 0 is none
         self._stopping = Event()
+        self._urgent = Event()  # enough is queued
+        self._unsent: Counter[int] = Counter()  # positions by sequence
         self.dropped = 0
         self._thread = Thread(target=self._run, name="score-link", daemon=True)
 
@@ -79,6 +81,10 @@ class ScoreLink:
             return
         with self._changed:
             self._queue.extend(scores)
+            for score in scores:
+                self._unsent[score.seq] += len(score.gammas)
+                if self._unsent[score.seq] >= MOST_TOKENS:
+                    self._urgent.set()
             while len(self._queue) > self._max_queued:
                 self._queue.popleft()
                 self.dropped += 1
@@ -144,10 +150,16 @@ class ScoreLink:
                 if self._stream != number:
                     return
                 scores = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+                sequences = len(self._unsent)
+                self._unsent.clear()
+                self._urgent.clear()
+                more = bool(self._queue)
             yield selector_wire.encode_scores(drafter, scores)
-            self._stopping.wait(gather_s(len({score.seq for score in scores})))
+            if not more:
+                self._urgent.wait(gather_s(sequences))
 
     def _end_stream(self) -> None:
         with self._changed:
             self._stream = 0
             self._changed.notify_all()
+        self._urgent.set()

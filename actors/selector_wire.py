@@ -187,9 +187,7 @@ def encode_report(report: TargetReport) -> pb.TargetReport:
         ],
         closed=report.closed,
         drafts=[
-            pb.DraftTiming(
-                drafter=t.drafter, sequences=t.sequences, length=t.length, draft_ms=t.draft_ms, ahead=t.ahead
-            )
+            pb.DraftTiming(drafter=t.drafter, sequences=t.sequences, length=t.length, draft_ms=t.draft_ms)
             for t in report.drafts
         ],
         verify_ms=report.verify_ms,
@@ -217,7 +215,7 @@ def decode_report(message: pb.TargetReport) -> TargetReport:
         ],
         closed=list(message.closed),
         drafts=[
-            DraftTiming(t.drafter, t.sequences, t.length, _milliseconds(t.draft_ms, f"drafts[{i}].draft_ms"), t.ahead)
+            DraftTiming(t.drafter, t.sequences, t.length, _milliseconds(t.draft_ms, f"drafts[{i}].draft_ms"))
             for i, t in enumerate(message.drafts)
         ],
         verify_ms=_milliseconds(message.verify_ms, "verify_ms"),

@@ -17,7 +17,7 @@ from paceline.actors.drafter_peer import DrafterPeer
 from paceline.actors.feature_reader import FeatureReader
 from paceline.actors.latency_histogram import DRAFT_BOUNDS_S, HistogramCount, LatencyHistogram
 from paceline.actors.messages import Draft, DraftTiming, Member
-from paceline.actors.ports import Arrived, Drafts, Tracked
+from paceline.actors.ports import Drafts, Tracked
 from paceline.actors.replica_group import ReplicaGroup
 
 
@@ -105,22 +105,6 @@ class SessionPool:
             if took is not None:
                 timings.append(took)
         return Drafts(by_seq, timings)
-
-    def ask_ahead(self, asks: Mapping[str, Sequence[tuple[Tracked, int]]]) -> list[DraftTiming]:
-        """Ask for drafts and go on; see `ports.DrafterPool`."""
-        self._refresh()
-        asked: list[DraftTiming] = []
-        for name, wanted in asks.items():
-            group = self._groups.get(name)
-            if group is not None and group.ask(next(self._rounds), wanted, ahead=True):
-                asked.append(DraftTiming(name, len(wanted), max(length for _, length in wanted), 0.0, ahead=True))
-        return asked
-
-    def arrived(self) -> Arrived:
-        """See `ports.DrafterPool`."""
-        self._refresh()
-        drafts = {d.seq: (name, d) for name, group in self._groups.items() for d in group.arrived()}
-        return Arrived(drafts, {seq for group in self._groups.values() for seq in group.awaited()})
 
     def commit(self, sequences: Sequence[Tracked]) -> None:
         """Bring up to date each drafter that lags too far on any sequence, on all of them in one message."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import CONNECT_TIMEOUT_S, open_channel
-from paceline.actors.gathering import gather_s
+from paceline.actors.gathering import MOST_TOKENS, gather_s
 from paceline.actors.held_weights import HeldWeights
 from paceline.actors.messages import DraftTiming, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.report_buffer import ReportBuffer
@@ -116,6 +116,9 @@ class WeightsLink:
         with self._changed:
             self._reports.played(rounds, drafts, verify_ms, verify_tokens, context)
             self._changed.notify_all()
+            enough = self._reports.unsent >= MOST_TOKENS
+        if enough:
+            self._urgent.set()
 
     def closed(self, seq: int) -> None:
         """See `WeightsBoard`."""

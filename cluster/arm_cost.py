@@ -10,8 +10,6 @@ A millisecond is worth rho tokens: what the sequences of the target make of it, 
 price, tokens - rho cost. The price and the arms follow from one another; a few rounds of taking one from the other find
 both (Dinkelbach 1967), beginning with everybody asking: who drops out leaves the wait to the others.
 
-Where drafts are asked ahead (`actors.ahead`), nobody waits; how often that is so is known by drafter and by load.
-
 A drafter's time is known by tokens, and apart from that by how many sequences asked at once, in octaves. Tokens of all
 of them together would not do: where a drafter steps through the tokens for all at once, eight sequences with a token
 each are one step, and one sequence with eight tokens eight.
@@ -43,7 +41,6 @@ CROWD_MEMORY = 0.995  # the same of a drafter, over all sequences
 PRIOR_ROUNDS = 2.0  # that a drafter's rounds in general count for in a new sequence
 HOPE_ROUNDS = 4.0  # that what is hoped of a new drafter counts for
 HOPE = 0.5  # share of wanted tokens that it brings
-AHEAD_MEMORY = 0.9  # of whether a drafter was waited for at one load, kept at the next time it is asked there
 STEPS = 4  # of price and arms
 
 
@@ -70,14 +67,12 @@ class ArmCost:
         self._verify = CostCurve(AMOUNTS, LASTING)
         self._rest = CostCurve()
         self._waits: list[dict[int, CostCurve]] = []  # by the octave of sequences that asked
-        self._ahead: list[dict[int, float]] = []  # share of asks that nobody waited for, by the octave of sequences
         self._crowd: Floats = np.zeros((0, 3))  # rounds, those that had to ask, and shares of wanted tokens brought
         self._own: Floats = np.zeros((max_sequences, 0, 3))
 
     def join(self) -> None:
         """A new drafter takes the next column."""
         self._waits.append({})
-        self._ahead.append({})
         self._crowd = np.vstack([self._crowd, [[HOPE_ROUNDS, HOPE_ROUNDS, HOPE * HOPE_ROUNDS]]])
         self._own = np.concatenate([self._own, np.zeros((len(self._own), 1, 3))], axis=1)
 
@@ -87,12 +82,8 @@ class ArmCost:
 
     def measured(self, timings: Sequence[tuple[int, DraftTiming]], report: TargetReport) -> None:
         """Note one round: (column, timing) of each drafter that drafted, and the target's times."""
-        load = _octave(report.decoding)
         for column, timing in timings:
-            before = self._ahead[column].get(load, 0.0)
-            self._ahead[column][load] = AHEAD_MEMORY * before + (1.0 - AHEAD_MEMORY) * timing.ahead
-            if not timing.ahead:
-                self._wait(column, timing.sequences).add(timing.length, timing.draft_ms)
+            self._wait(column, timing.sequences).add(timing.length, timing.draft_ms)
         if report.verify_ms > 0 and report.verify_tokens > 0:
             self._verify.add(_coarse(report.verify_tokens), report.verify_ms)
             rest_ms = report.context.round_ms - report.context.wait_ms - report.verify_ms
@@ -117,8 +108,6 @@ class ArmCost:
         known = ~np.isnan(waits[:, :1])
         fastest = np.where(known, waits, np.inf).min(axis=0, initial=np.inf)
         waits = np.where(known, waits, np.where(np.isfinite(fastest), fastest, 0.0))
-        waited = np.array([1.0 - ahead.get(_octave(sequences), 0.0) for ahead in self._ahead])
-        waits = waited.reshape(-1, 1) * waits
         return Prices(float(verify[0]) + (self._rest.at(sequences) or 0.0), verify[1:] - verify[0], waits)
 
     def extra(self, prices: Prices, rows: Rows | None) -> tuple[Floats, Floats, Floats]:

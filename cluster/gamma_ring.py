@@ -217,7 +217,10 @@ class GammaRings:
         return Forecast(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("starts", "counts", "fade")))
 
     def gammas(self, row: int, drafter: int, start: int, positions: int) -> Floats | None:
-        """One drafter's gammas, [positions], from `start` on, which is not released yet; None where one is missing."""
+        """One drafter's gammas, [positions], from `start` on, which is not released yet; None where one is missing, or
+        so far ahead that it cannot have been stored."""
+        if start + positions > self._next[row] + self._length:
+            return None
         found = self._gammas[row, np.arange(start, start + positions) % self._length, drafter].astype(np.float64)
         return None if np.isnan(found).any() else found
 

@@ -93,13 +93,10 @@ class RoundCost:
         self._fresh = False
 
     def measured(self, timings: Sequence[tuple[int, DraftTiming]], verify_ms: float) -> None:
-        """Note one round: (column, timing) of each drafter that drafted, and the target's time (0: not measured). Of
-        drafts that nobody waited for no time is known."""
+        """Note one round: (column, timing) of each drafter that drafted, and the target's time (0: not measured)."""
         self._fresh = False
         load = 0
         for column, timing in timings:
-            if timing.ahead:
-                continue
             work = timing.sequences * timing.length
             load += work
             self._drafts[column].add(work, timing.draft_ms)

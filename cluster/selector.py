@@ -164,12 +164,12 @@ class Selector:
             self._close(seq)
 
     def report(self, connection: int, *reports: TargetReport) -> None:
-        """Take a target's news, in order; of each report the openings, then the rounds, then the ends. Scores that came
-        before it are looked at first: what a report releases is lost to them.
+        """Take a target's news, in order; of each report the openings, then the rounds, then the ends. Scores that have
+        come are looked at before anything is released or closed: it would be lost to them.
 
         Rounds of several reports are learned from together, which is where the time goes.
         """
-        self.settle()
+        self._batch = RoundBatch()
         for report in reports:
             if report.opened:
                 self._learn()
@@ -179,6 +179,7 @@ class Selector:
             self._take(connection, report)
             if report.closed:
                 self._learn()
+                self.settle()
                 self._end(connection, report.closed)
         self._learn()
 
@@ -372,6 +373,7 @@ class Selector:
         """Learn from the rounds that are noted, of all sequences at once."""
         batch, self._batch = self._batch, RoundBatch()
         if batch:
+            self.settle()
             self._learning.rounds(*batch.played())
             self._judge(batch.token_times)  # before their positions are released
             batch.learn(self._learning, self._access, self._tallies)

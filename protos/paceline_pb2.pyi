@@ -267,18 +267,16 @@ class SequenceRound(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., committed: _Optional[int] = ..., drafter: _Optional[str] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., length: _Optional[int] = ..., carried: bool = ..., tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DraftTiming(_message.Message):
-    __slots__ = ("drafter", "sequences", "length", "draft_ms", "ahead")
+    __slots__ = ("drafter", "sequences", "length", "draft_ms")
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_MS_FIELD_NUMBER: _ClassVar[int]
-    AHEAD_FIELD_NUMBER: _ClassVar[int]
     drafter: str
     sequences: int
     length: int
     draft_ms: float
-    ahead: bool
-    def __init__(self, drafter: _Optional[str] = ..., sequences: _Optional[int] = ..., length: _Optional[int] = ..., draft_ms: _Optional[float] = ..., ahead: bool = ...) -> None: ...
+    def __init__(self, drafter: _Optional[str] = ..., sequences: _Optional[int] = ..., length: _Optional[int] = ..., draft_ms: _Optional[float] = ...) -> None: ...
 
 class TargetReport(_message.Message):
     __slots__ = ("version", "target", "opened", "rounds", "closed", "drafts", "verify_ms", "verify_tokens", "wait_ms", "round_ms", "weights_number")

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from single_ring import SingleChain, SingleRing
 
+from paceline.actors.messages import Heartbeat, Score, SequenceOpened, SequenceRound, TargetReport
+from paceline.cluster.config import SelectorConfig, SpeculationConfig
 from paceline.cluster.gamma_ring import GammaRings
 from paceline.cluster.score_table import Entries
+from paceline.cluster.selector import Selector
 
 K, C = 3, 2
 DELAY = K + 1 + C
@@ -249,3 +252,32 @@ def test_many_sequences_at_once_are_as_each_alone() -> None:
             np.testing.assert_allclose(known.starts[row], one.starts, rtol=1e-12)
             np.testing.assert_allclose(known.counts[row], one.counts, rtol=1e-12)
             assert known.fade[row] == one.fade
+
+
+@pytest.mark.parametrize(("policy", "setter"), [("metasd_ucb", "measured"), ("normalhedge", "learned")])
+def test_rounds_beyond_the_ring_are_not_judged_by_other_positions_gammas(policy: str, setter: str) -> None:
+    """Fourteen rounds of five tokens, of which the first six were scored: told one by one or in one message, the same
+    rounds count."""
+
+    def judged(together: bool) -> list[float]:
+        core = Selector(
+            SelectorConfig.model_validate({"policy": policy}),
+            SpeculationConfig.model_validate({"max_draft": 4, "catch_up_tokens": 3, "draft_length": setter}),
+            60.0,
+            lambda: 0.0,
+        )
+        core.register(Heartbeat("a", "ngram", "h:1"))
+        connection = core.connect("t")
+        core.report(connection, TargetReport("t", opened=[SequenceOpened(1, 10)]))
+        core.scores("a", [Score(1, 10, np.ones(28, dtype=np.float32))])
+        reports = [
+            TargetReport("t", rounds=[SequenceRound(1, 15 + 5 * number, "a", 4, 4, length=4)]) for number in range(14)
+        ]
+        for message in [reports] if together else [[report] for report in reports]:
+            core.report(connection, *message)
+        if setter == "learned":
+            assert core._learning._arms is not None
+            return [float(value) for value in core._learning._arms.truth._foretold[:, 0]]
+        return [float(core._learning.policy._policies[0]._heard[0, 0])]  # type: ignore[attr-defined]
+
+    assert judged(together=True) == pytest.approx(judged(together=False))

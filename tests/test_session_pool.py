@@ -223,34 +223,6 @@ def test_a_drafter_that_sleeps_costs_the_deadline_at_most(cluster: Cluster) -> N
     assert draft_of(cluster.pool, "slow", grow(one, 30)) == [31, 32, 33]  # not the stale draft
 
 
-def test_an_ask_that_nobody_waits_for_occupies_its_drafter_alone(cluster: Cluster) -> None:
-    slow, quick = FakeDrafter(), FakeDrafter()
-    cluster.start("slow", slow)
-    cluster.start("quick", quick)
-    cluster.wait_for("slow", "quick")
-    one, two = FakeSequence(1, [10]), FakeSequence(2, [20])
-    slow.gate.clear()
-    began_s = time.monotonic()
-    asked = cluster.pool.ask_ahead({"slow": [(one, 3)]})
-    assert time.monotonic() - began_s < 0.1
-    assert [(timing.drafter, timing.sequences, timing.length, timing.ahead) for timing in asked] == [
-        ("slow", 1, 3, True)
-    ]
-    assert cluster.pool.arrived().awaited == {1}
-    assert cluster.pool.usable() == ["quick"]
-    assert draft_of(cluster.pool, "quick", two) == [21, 22, 23], "others go on"
-    until(lambda: not cluster.pool.arrived().awaited)  # past its deadline: the sequence may play somebody else
-    assert cluster.pool.usable() == ["quick"], "but who owes an answer is not asked again"
-    slow.gate.set()
-    cluster.wait_for("slow", "quick")
-    assert not cluster.pool.arrived().drafts, "too late"
-    assert cluster.pool.counters()["slow"]["late"] == 1
-    assert cluster.pool.ask_ahead({"slow": [(grow(one, 30), 3)]})
-    came: list[list[int]] = []
-    until(lambda: bool(came.extend(draft.tokens for _, draft in cluster.pool.arrived().drafts.values()) or came))
-    assert came == [[31, 32, 33]]
-
-
 def test_a_known_drafter_that_stalls_costs_far_less_than_the_deadline(cluster: Cluster) -> None:
     host = FakeDrafter()
     cluster.start("a", host)
