@@ -66,7 +66,8 @@ class Pulse:
     """What changes all the time, as one target replica knows it without asking anyone.
 
     `decode_ms` and `plain_ms` only grow while the replica lives: the time of its rounds, and what plain decoding would
-    have taken for their tokens (`paceline.actors.pace`). `weights` are those of a new sequence; `known` are the
+    have taken for their tokens (`paceline.actors.pace`), held against plain rounds of `plain_sequences` sequences, each
+    of `plain_round_ms`. `weights` are those of a new sequence; `known` are the
     drafters that the selector told it of, and `usable` those of them that can be asked.
     """
 
@@ -79,6 +80,7 @@ class Pulse:
     decode_ms: float = 0.0
     plain_ms: float = 0.0
     plain_round_ms: float = 0.0
+    plain_sequences: int = 0
 
 
 class Generates(Protocol):

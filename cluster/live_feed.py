@@ -185,6 +185,7 @@ class LiveFeed:
             "weights": {name: round(weight, 4) for name, weight in pulse.weights.items()},
             "speed_up": self._speed_up(at, pulse),
             "plain_round_ms": round(pulse.plain_round_ms, 2) or None,
+            "plain_sequences": pulse.plain_sequences or None,
         }
 
     def _message(self, point: _Message) -> _Message:

@@ -142,6 +142,7 @@ class TargetReplica:
             decode_ms=pace.decode_ms,
             plain_ms=pace.plain_ms,
             plain_round_ms=pace.plain_round_ms,
+            plain_sequences=pace.plain_sequences,
         )
 
     def trace(self, since_ns: int) -> list[Span]:

@@ -170,6 +170,7 @@ class FakeBackend:
             rounds,
             1.5 * rounds,
             10.0,
+            2,
         )
 
     async def status(self) -> ClusterStatus:

@@ -70,6 +70,10 @@ def test_a_fresh_page_says_that_it_is_empty_and_fills_while_requests_run(
         drafters = chromium.text("#drafters tbody")
         assert "75 %" in drafters, "ngram's weight"
         assert "suffixdown" in drafters
+        chromium.wait(
+            "document.querySelector('#tile-speed-up-note').textContent === 'plain round of 2: 10.0 ms'",
+            "the plain round is one of as many as run",
+        )
 
 
 def test_actors_stand_under_their_hosts_with_what_is_down(

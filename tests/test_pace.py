@@ -6,7 +6,7 @@ import pytest
 from engine_rig import GuessHost, crowd, rig
 from table_model import TableModel
 
-from paceline.actors.pace import Pace
+from paceline.actors.pace import REMEMBERED, Pace
 
 
 def speed_up(pace: Pace) -> float:
@@ -17,7 +17,8 @@ def test_plain_rounds_are_worth_themselves() -> None:
     pace = Pace()
     for _ in range(50):
         pace.ran(1, 1, 10.0, plain=True)
-    assert speed_up(pace) == pytest.approx(1.0)
+    pace.ran(1, 1, 300.0, plain=True)
+    assert speed_up(pace) == pytest.approx(1.0), "one that stalls, too"
     assert pace.count.plain_round_ms == pytest.approx(10.0)
 
 
@@ -37,6 +38,24 @@ def test_a_round_of_many_is_held_against_plain_rounds_of_as_many() -> None:
     before = pace.count
     pace.ran(4, 8, 20.0, plain=False)  # two tokens each, in the time of one
     assert pace.count.plain_ms - before.plain_ms == pytest.approx(40.0)
+    assert (pace.count.plain_round_ms, pace.count.plain_sequences) == (20.0, 4), "what it was held against"
+    pace.ran(1, 2, 12.0, plain=False)
+    assert (pace.count.plain_round_ms, pace.count.plain_sequences) == (10.0, 1)
+
+
+@pytest.mark.parametrize("before", [1, 5, REMEMBERED])
+def test_a_stall_among_plain_rounds_is_no_gain_of_the_drafted_ones(before: int) -> None:
+    """What plain decoding would have made is not a second better for one round of 300 ms."""
+    pace = Pace()
+    for _ in range(before):
+        pace.ran(2, 2, 10.0, plain=True)
+    pace.ran(2, 2, 300.0, plain=True)
+    stalled = pace.count
+    for _ in range(20):
+        pace.ran(2, 3, 15.0, plain=False)
+    count = pace.count
+    gained = (count.plain_ms - stalled.plain_ms) / (count.decode_ms - stalled.decode_ms)
+    assert gained == pytest.approx(1.0), "1.5 tokens each in 1.5 times the time"
 
 
 def test_where_as_many_were_never_plain_it_is_understated() -> None:
@@ -45,6 +64,7 @@ def test_where_as_many_were_never_plain_it_is_understated() -> None:
     before = pace.count
     pace.ran(8, 16, 25.0, plain=False)
     assert pace.count.plain_ms - before.plain_ms == pytest.approx(20.0), "as if a plain round of eight took 10 ms"
+    assert pace.count.plain_sequences == 1, "and it says so"
 
 
 def test_before_any_plain_round_nothing_is_claimed() -> None:
@@ -58,9 +78,11 @@ def test_before_any_plain_round_nothing_is_claimed() -> None:
 def test_it_follows_a_target_that_becomes_slower() -> None:
     pace = Pace()
     pace.ran(1, 1, 10.0, plain=True)
-    for _ in range(60):
+    for _ in range(REMEMBERED):
+        pace.ran(1, 1, 10.0, plain=True)
+    for _ in range(REMEMBERED // 2 + 1):
         pace.ran(1, 1, 30.0, plain=True)
-    assert pace.count.plain_round_ms == pytest.approx(30.0, rel=0.01)
+    assert pace.count.plain_round_ms == 30.0
 
 
 def test_an_engine_counts_its_rounds() -> None:

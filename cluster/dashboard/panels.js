@@ -37,9 +37,10 @@ export function showTiles(history) {
   set("tile-rate", total ? rate.toFixed(rate < 10 ? 1 : 0) : "0");
   set("tile-rate-note", total ? "over the last 5 s" : "no requests now");
   set("tile-speed-up", point.speed_up ? `${point.speed_up.toFixed(2)}×` : "–");
+  const together = point.plain_sequences > 1 ? ` of ${point.plain_sequences}` : "";
   set(
     "tile-speed-up-note",
-    point.plain_round_ms ? `plain round: ${milliseconds(point.plain_round_ms)}` : "over plain decoding",
+    point.plain_round_ms ? `plain round${together}: ${milliseconds(point.plain_round_ms)}` : "over plain decoding",
   );
   set("tile-per-round", total ? (tokens / total).toFixed(2) : "–");
   const [first] = Object.entries(by).sort((a, b) => b[1] - a[1]);
