@@ -90,7 +90,9 @@ class Board:
                 status = httpx.get(f"{self._url}/v1/paceline/status", timeout=10).json()
                 usable = {drafter["name"] for drafter in status["drafters"] if drafter["up"]}
                 actors = (actor for actor in status["actors"] if actor["name"] in usable)
-                places = {actor["name"]: Place(actor["node"], actor["pid"]) for actor in actors}
+                # One that does not answer is told on its last node, without a process: it is nowhere.
+                answers = {actor["name"]: (actor["node"], actor["pid"]) for actor in actors}
+                places = {name: Place(node if pid else "", pid) for name, (node, pid) in answers.items()}
             except (httpx.HTTPError, ValueError, KeyError):
                 continue
             if places != self.places:

@@ -21,7 +21,7 @@ class ActorStatus:
 
     name: str
     kind: str  # target, selector, ingress, or the drafter's kind
-    node: str
+    node: str  # where it was last, unless it is up; empty where that is not known
     device: str
     state: str  # up, down, starting
     pid: int = 0

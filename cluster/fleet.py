@@ -281,7 +281,7 @@ class Fleet:
         missing = []
         for number, name in enumerate(self._actors.names(entry)):
             try:
-                reply = await self._actors.call(name, "ping")
+                reply = await self._actors.ping(name)
             except ray.exceptions.ActorDiedError as error:
                 raise start_failure(entry.config.name, cause(error)) from None
             except (TimeoutError, NotReady, ray.exceptions.RayError):
@@ -319,13 +319,14 @@ class Fleet:
     async def _status(
         self, name: str, kind: str, device: str, actor_name: str, drafter: DrafterConfig | None = None
     ) -> ActorStatus:
+        last = self._actors.last_node(actor_name)
         try:
-            reply = await self._actors.call(actor_name, "ping")
+            reply = await self._actors.ping(actor_name)
         except TimeoutError:
             detail = self._waits_for(actor_name, drafter) or "does not answer yet"
-            return ActorStatus(name, kind, "", device, "starting", detail=detail)
+            return ActorStatus(name, kind, last, device, "starting", detail=detail)
         except (NotReady, ray.exceptions.RayError) as error:
-            return ActorStatus(name, kind, "", device, "down", detail=cause(error)[:200])
+            return ActorStatus(name, kind, last, device, "down", detail=cause(error)[:200])
         return ActorStatus(
             name, kind, reply["node"], device, "up", reply["pid"], reply["address"], reply.get("sessions", 0)
         )

@@ -46,6 +46,7 @@ class FleetActors:
         self._namespace = namespace
         self._roster_key = roster_key
         self._handles: dict[str, ActorHandle[Any]] = {}
+        self._nodes: dict[str, str] = {}  # where each was when it answered last
 
     def names(self, entry: RosterEntry) -> list[str]:
         """The actors of a drafter's replicas, by number."""
@@ -54,6 +55,10 @@ class FleetActors:
     def handle(self, name: str) -> ActorHandle[Any] | None:
         """An actor's handle; None where there is none."""
         return self._handles.get(name)
+
+    def last_node(self, name: str) -> str:
+        """Where an actor was when it answered a `ping` last; empty where it never did."""
+        return self._nodes.get(name, "")
 
     def ensure(self, roster: Roster) -> None:
         """Make those that there are to be and that are not there."""
@@ -75,6 +80,7 @@ class FleetActors:
         """Kill actors for good; returns at once."""
         for name in names:
             handle = self._handles.pop(name, None)
+            self._nodes.pop(name, None)
             if handle is not None:
                 ray.kill(handle, no_restart=True)
 
@@ -121,6 +127,16 @@ class FleetActors:
             raise NotReady(f"{name} is not there")
         return await asyncio.wait_for(_as_coroutine(getattr(handle, method).remote(*arguments)), within_s)
 
+    async def ping(self, name: str) -> dict[str, Any]:
+        """What an actor says of itself: node, pid, address.
+
+        Raises:
+            NotReady, TimeoutError, ray.exceptions.RayError: as `call`.
+        """
+        reply: dict[str, Any] = await self.call(name, "ping")
+        self._nodes[name] = reply["node"]
+        return reply
+
     async def forget_dead(self, roster: Roster) -> None:
         """Let go of those that are gone for good (a constructor that failed, say), so that `ensure` makes them anew.
 
@@ -129,7 +145,7 @@ class FleetActors:
 
         async def look(name: str) -> None:
             try:
-                await self.call(name, "ping")
+                await self.ping(name)
             except ray.exceptions.ActorDiedError as error:
                 logger.warning("%s is gone: %s", name, cause(error))
                 self._handles.pop(name, None)

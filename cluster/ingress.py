@@ -63,6 +63,7 @@ class RayBackend:
         self._board = board_of(context.app_name, config.metrics)
         self._kinds = {drafter.name: drafter.kind for drafter in config.drafters}  # as last heard
         self._heard_s = -math.inf
+        self._target_node = ""  # where it was when it answered last
 
     async def generate(self, generation: Generation) -> AsyncGenerator[Chunk]:
         """Stream a generation; where its replica dies, go on from what was sent, on another.
@@ -147,12 +148,14 @@ class RayBackend:
             _within(self._target.state.remote()), _within(self._fleet.overview.remote(), _OVERVIEW_S)
         )
         target, fleet = answers
+        if target is not None:
+            self._target_node = target["node"]
         if fleet is not None:
             self._heard(fleet.kinds)
         selector = fleet.snapshot if fleet is not None else None
         actors = [
             ActorStatus("ingress", "ingress", ray.util.get_node_ip_address(), "cpu", "up", os.getpid()),
-            ActorStatus("target", "target", "", self._config.target.device, "down")
+            ActorStatus("target", "target", self._target_node, self._config.target.device, "down")
             if target is None
             else ActorStatus(
                 "target", "target", target["node"], target["device"], "up", target["pid"], "", target["running"]

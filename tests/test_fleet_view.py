@@ -10,8 +10,8 @@ import pytest
 
 from paceline.actors.messages import DrafterStatistics, Member, SelectorSnapshot
 from paceline.cluster.backend import ActorStatus
-from paceline.cluster.config import DrafterConfig
-from paceline.cluster.fleet_actors import cause
+from paceline.cluster.config import DrafterConfig, parse_config
+from paceline.cluster.fleet_actors import FleetActors, cause
 from paceline.cluster.fleet_view import as_heard, drafter_view, start_failure
 from paceline.cluster.roster import RosterEntry
 
@@ -60,6 +60,32 @@ def test_a_process_that_is_slow_to_answer_is_up_while_the_selector_hears_it() ->
     ended.wait()
     assert as_heard("a", [UP, SILENT], snapshot(replace(member, pid=ended.pid)), "n2")[1] == SILENT
     assert as_heard("a", [UP, SILENT], snapshot(replace(member, pid=os.getpid())), "n2")[1].state == "up"
+
+
+async def test_who_does_not_answer_any_more_was_last_where_it_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, str | Exception] = {"a": "n1", "b": "n2"}
+
+    async def call(_: FleetActors, name: str, method: str) -> dict[str, str]:
+        assert method == "ping"
+        answer = answers[name]
+        if isinstance(answer, Exception):
+            raise answer
+        return {"node": answer}
+
+    monkeypatch.setattr(FleetActors, "call", call)
+    actors = FleetActors(parse_config({}), "space", "key")
+    assert actors.last_node("a") == "", "nowhere yet"
+    for name in answers:
+        await actors.ping(name)
+    answers["a"] = TimeoutError()
+    with pytest.raises(TimeoutError):
+        await actors.ping("a")
+    assert (actors.last_node("a"), actors.last_node("b")) == ("n1", "n2")
+    answers["a"] = "n3"
+    await actors.ping("a")
+    assert actors.last_node("a") == "n3", "it came back elsewhere"
+    actors.end(["a"])
+    assert actors.last_node("a") == "", "what was removed is forgotten"
 
 
 def test_statistics_are_the_selectors() -> None:

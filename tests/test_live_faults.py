@@ -136,8 +136,10 @@ def test_the_ingress_dies_and_its_generations_end(live: ServedProcess) -> None:
 
 
 def test_with_all_drafters_dead_it_decodes_plainly_and_says_so(live: ServedProcess, expected: str) -> None:
+    nodes = {name: actor(live, name)["node"] for name in DRAFTERS}
     with no_drafter_lives(live):
         wait_until(lambda: mode(live) == "plain decoding", 30, "/ready says that nobody drafts")
+        assert {name: actor(live, name)["node"] for name in DRAFTERS} == nodes, "the dead are shown where they were"
         reply = ask(live, PROMPT, max_tokens=TOKENS)
         assert text_of(reply) == expected
         assert reply["metrics"]["speculative_decoding"]["accepted_tokens"] == 0

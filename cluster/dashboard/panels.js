@@ -219,10 +219,12 @@ function byNode(actors) {
 function actorCard(actor) {
   const own = actor.address.startsWith(`${actor.node}:`);  // the host is what stands above it
   const address = own ? actor.address.slice(actor.node.length) : actor.address;
-  const facts = [actor.device, actor.pid ? `pid ${actor.pid}` : "", address].filter(Boolean).join(" · ");
-  const held = actor.sessions && actor.state === "up" ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
-  return element("li", { className: `actor is-${actor.state}`, title: actor.detail || facts },
+  const up = actor.state === "up";
+  const facts = (up ? [actor.device, actor.pid ? `pid ${actor.pid}` : "", address]
+    : [actor.node ? `last on ${actor.node}` : actor.device, actor.detail]).filter(Boolean).join(" · ");
+  const held = actor.sessions && up ? `${actor.sessions} ${actor.sessions === 1 ? "sequence" : "sequences"}` : "";
+  return element("li", { className: `actor is-${actor.state}`, title: facts },
     element("p", {}, element("span", { className: "dot", "aria-hidden": "true" }), element("b", { text: actor.name }),
       element("span", { className: "kind", text: actor.kind === actor.name ? "" : actor.kind }), element("span", { className: "actor-state", text: actor.state })),
-    element("p", { className: "facts" }, element("span", { text: actor.detail || facts }), element("span", { className: "held", text: held })));
+    element("p", { className: "facts" }, element("span", { text: facts }), element("span", { className: "held", text: held })));
 }
