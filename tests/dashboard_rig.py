@@ -61,18 +61,25 @@ def ask(url: str, **fields: Any) -> dict[str, Any]:
     return document
 
 
-def painted(canvas: str, variables: list[str]) -> str:
-    """An expression: whether a canvas has pixels of each of these colours of the palette."""
-    return f"""(() => {{
-      const drawn = document.querySelector({json.dumps(canvas)});
-      if (!drawn) return false;
-      const copy = new OffscreenCanvas(drawn.width, drawn.height).getContext("2d", {{ willReadFrequently: true }});
+_PIXELS = """
+      const drawn = document.querySelector(canvas);
+      if (!drawn) return [];
+      const copy = new OffscreenCanvas(drawn.width, drawn.height).getContext("2d", { willReadFrequently: true });
       copy.drawImage(drawn, 0, 0);
       const data = copy.getImageData(0, 0, drawn.width, drawn.height).data;
-      const seen = new Set();
-      for (let i = 0; i < data.length; i += 4) seen.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
-      return {json.dumps(variables)}.every((name) => {{
-        const value = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-        return seen.has(parseInt(value.slice(1), 16));
-      }});
-    }})()"""
+      const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+      const wanted = new Map(variables.map((name) => [parseInt(colour(name).slice(1), 16), new Set()]));
+      for (let i = 0; i < data.length; i += 4) {
+        wanted.get((data[i] << 16) | (data[i + 1] << 8) | data[i + 2])?.add((i / 4) % drawn.width);
+      }
+      return [...wanted.values()].map((columns) => columns.size);"""
+
+
+def columns(canvas: str, variables: list[str]) -> str:
+    """An expression: in how many columns of a canvas each of these colours of the palette is seen; none without it."""
+    return f"((canvas, variables) => {{{_PIXELS}\n    }})({json.dumps(canvas)}, {json.dumps(variables)})"
+
+
+def painted(canvas: str, variables: list[str]) -> str:
+    """An expression: whether a canvas has pixels of each of these colours of the palette."""
+    return f"((seen) => seen.length > 0 && seen.every(Boolean))({columns(canvas, variables)})"

@@ -8,17 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser
-from dashboard_rig import TEXT, answered, ask, opened, painted, says
-from fake_backend import MODEL, FakeBackend, make_api, make_tokenizer, served
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from dashboard_rig import TEXT, answered, ask, columns, opened, painted, says
+from fake_backend import MODEL, FakeBackend, make_tokenizer
 
-from paceline.actors.errors import Unauthorized
 from paceline.actors.messages import RoundContext, SequenceOpened, SequenceRound, TargetReport, WeightsUpdate
 from paceline.cluster.backend import ActorStatus
-from paceline.cluster.http_errors import error_reply
 from paceline.cluster.request_log import RequestLog
-from paceline.cluster.served_process import free_port
 from paceline.cluster.tokenizer import ChatTokenizer
 
 
@@ -74,6 +69,52 @@ def test_a_fresh_page_says_that_it_is_empty_and_fills_while_requests_run(
             "document.querySelector('#tile-speed-up-note').textContent === 'plain round of 2: 10.0 ms'",
             "the plain round is one of as many as run",
         )
+
+
+def test_the_switches_choose_what_the_share_shows_and_of_how_long(
+    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
+) -> None:
+    canvas = "#share-chart canvas"
+    width = f"{columns(canvas, ['--d-0'])}[0]"
+    with opened(chromium, backend, tokenizer) as url:
+        ask(url)
+        chromium.wait(painted(canvas, ["--d-0", "--d-1", "--d-plain"]), "who pulled")
+        assert chromium.text("#share-title") == "Who pulls now"
+        chromium.click("input[name=kind][value=weights]")
+        chromium.wait(
+            f"{painted(canvas, ['--d-0', '--d-1'])} && !{painted(canvas, ['--d-plain'])}",
+            "the weights, which leave nothing to plain decoding",
+        )
+        assert chromium.text("#share-title") == "What the selector thinks"
+        assert "Weights" in chromium.evaluate("document.querySelector('#share-chart').getAttribute('aria-label')")
+        chromium.click("input[name=kind][value=share]")
+        chromium.wait(painted(canvas, ["--d-plain"]), "who pulled, again")
+        assert chromium.text("#share-title") == "Who pulls now"
+        chromium.click("input[name=range][value='300']")
+        chromium.wait("document.querySelector('input[name=range]:checked').value === '300'", "five minutes are chosen")
+        narrow = chromium.wait(width, "the rounds, of five minutes")
+        chromium.click("input[name=range][value='60']")
+        chromium.wait(f"{width} > {3 * narrow}", "the same rounds are five times as wide in one minute")
+
+
+def test_the_view_that_is_shown_has_a_mark_that_pointing_does_not_give(
+    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
+) -> None:
+    def marks() -> list[str]:
+        found: list[str] = chromium.evaluate(
+            "[...document.querySelectorAll('nav a')].map(e => getComputedStyle(e).boxShadow)"
+        )
+        return found
+
+    with opened(chromium, backend, tokenizer):
+        chromium.hover("nav a[data-view=playground]")
+        live, playground = marks()
+        assert live != "none"
+        assert playground == "none"
+        chromium.click("nav a[data-view=playground]")
+        chromium.wait("!document.querySelector('#playground').hidden", "the playground")
+        chromium.hover("nav a[data-view=live]")
+        assert marks() == ["none", live]
 
 
 def test_actors_stand_under_their_hosts_with_what_is_down(
@@ -149,40 +190,6 @@ def test_no_width_scrolls_sideways(
         assert chromium.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_restart_of_the_server_is_said_and_mended(
-    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
-) -> None:
-    port = free_port()
-    chromium.resize(1440, 900)
-    with served(make_api(backend, tokenizer), port=port) as url:
-        chromium.goto(f"{url}/dashboard")
-        chromium.wait("document.querySelector('#state').dataset.state === 'ready'", "connected")
-        ask(url)
-        chromium.wait("document.querySelectorAll('#requests tbody tr').length === 1", "the request is listed")
-    chromium.wait("document.querySelector('#state').dataset.state === 'lost'", "the loss is said")
-    assert "The connection is lost" in chromium.text("#banner")
-    assert chromium.evaluate("document.body.classList.contains('stale')")
-    with served(make_api(backend, tokenizer), port=port):
-        chromium.wait("document.querySelector('#state').dataset.state === 'ready'", "connected again", 30)
-        assert chromium.evaluate("document.querySelector('#banner').hidden")
-        assert not chromium.evaluate("document.body.classList.contains('stale')")
-        assert chromium.text("#requests").startswith("No requests yet"), "the new server's own"
-        chromium.goto("about:blank")
-    chromium.problems.clear()  # what the browser says of refused connections
-
-
-def test_a_lost_target_and_plain_decoding_are_said(
-    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
-) -> None:
-    with opened(chromium, backend, tokenizer):
-        backend.ready = False
-        chromium.wait("document.querySelector('#state-text').textContent === 'no target'", "no target")
-        backend.ready, backend.usable = True, ()
-        chromium.wait("document.querySelector('#state-text').textContent === 'plain decoding'", "plain decoding")
-        backend.usable = ("ngram",)
-        chromium.wait("document.querySelector('#state-text').textContent === 'ready'", "ready")
-
-
 def test_a_drafter_that_comes_is_shown_and_one_that_goes_is_not(
     chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
 ) -> None:
@@ -243,35 +250,3 @@ def test_a_request_opens_on_its_rounds(chromium: Browser, backend: FakeBackend, 
         chromium.click("#requests button")
         chromium.wait("document.querySelector('#request-note').textContent.includes('selector does not')", "an error")
         chromium.problems.clear()  # the browser itself reports the 503
-
-
-class Guard:
-    """Lets the page itself through, and to everything else only those who have the key."""
-
-    def __init__(self, api: ASGIApp) -> None:
-        self.api = api
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and not scope["path"].startswith("/dashboard")
-        if guarded and Headers(scope=scope).get("authorization") != "Bearer sesame":
-            await error_reply(Unauthorized("no key"))(scope, receive, send)
-        else:
-            await self.api(scope, receive, send)
-
-
-def test_a_key_is_asked_for_once(chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer) -> None:
-    chromium.resize(1440, 900)
-    with served(Guard(make_api(backend, tokenizer))) as url:
-        chromium.goto(f"{url}/dashboard#playground")
-        chromium.wait("!document.querySelector('#key-form').hidden", "a key is asked for")
-        chromium.click("#key")
-        chromium.type("sesame")
-        chromium.press("Enter")
-        chromium.wait("document.querySelector('#state').dataset.state === 'ready'", "connected")
-        assert chromium.evaluate("document.querySelector('#key-form').hidden")
-        chromium.click("#prompt")
-        chromium.type("hello")
-        chromium.press("Enter")
-        answered(chromium)
-        chromium.goto("about:blank")
-    chromium.problems.clear()  # the browser itself reports the 401

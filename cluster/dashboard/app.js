@@ -63,6 +63,7 @@ function draw() {
   const seconds = history.seconds(span);
   const all = names(history.pullers());
   $("share-title").textContent = kind === "share" ? "Who pulls now" : "What the selector thinks";
+  $("share-chart").setAttribute("aria-label", kind === "share" ? "Share of rounds by drafter over time" : "Weights by drafter over time");
   shares.update(seconds, all, history.shares(kind, seconds, all), kind === "share" ? "share of rounds" : "weight");
   const rate = seconds.map((t) => (history.points.size ? history.rate(t) : null));
   const plain = history.values(seconds, (point) => point.speed_up || null);

@@ -4,6 +4,7 @@ import { css, fillOf, swatch } from "./palette.js";
 
 const FONT = "11px system-ui, sans-serif";
 const LABEL_PX = 15; // a band that is lower than this gets no name
+const WAITING = "Waiting for the server…"; // until something is shown; index.html says the same in what is not a chart
 
 class Chart {
   constructor(box, emptyText) {
@@ -13,7 +14,8 @@ class Chart {
     this.data = null;
     this.empty = document.createElement("p");
     this.empty.className = "empty";
-    this.empty.textContent = emptyText;
+    this.empty.textContent = WAITING;
+    this.emptyText = emptyText;
     this.tip = document.createElement("div");
     this.tip.className = "chart-tip";
     this.tip.hidden = true;
@@ -40,6 +42,7 @@ class Chart {
   show(data, shape, hasData) {
     this.data = data;
     this.wanted = shape;
+    if (this.empty.textContent !== this.emptyText) this.empty.textContent = this.emptyText;
     this.empty.hidden = hasData;
     this.draw();
   }

@@ -34,7 +34,7 @@ export class Feed {
   async follow() {
     this.onLink({ state: "connecting", failures: this.failures });
     const abort = new AbortController();
-    const timer = setTimeout(() => abort.abort(), STALL_MS);
+    const timer = setTimeout(() => abort.abort(new Error(`nothing came for ${STALL_MS / 1000} s`)), STALL_MS);
     try {
       const reply = await call("v1/paceline/live", { signal: abort.signal });
       clearTimeout(timer);
