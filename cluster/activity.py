@@ -86,6 +86,9 @@ class WatchedRequest:
         if self.state == "running":
             left = "server stopped" if ended_by_server() else "client left"
             self.state = "error" if isinstance(error, PacelineError) else left
+        else:
+            now = self._activity.clock()
+            self._activity.latencies.whole(now, (now - self.began_s) * 1e3)
         self._activity.over(self)
 
     def round(self, chunk: Chunk, tokens: int) -> None:

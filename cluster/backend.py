@@ -67,8 +67,9 @@ class Pulse:
 
     `decode_ms` and `plain_ms` only grow while the replica lives: the time of its rounds, and what plain decoding would
     have taken for their tokens (`paceline.actors.pace`), held against plain rounds of `plain_sequences` sequences, each
-    of `plain_round_ms`. `weights` are those of a new sequence; `known` are the
-    drafters that the selector told it of, and `usable` those of them that can be asked.
+    of `plain_round_ms`. `weights` are those of a new sequence; `known` are the drafters that the selector told it of,
+    and `usable` those of them that can be asked. `queue_counts` are requests that left the queue, by how long they
+    waited: buckets up to each of `REQUEST_BOUNDS_S`, the last one open.
     """
 
     replica: str
@@ -81,6 +82,7 @@ class Pulse:
     plain_ms: float = 0.0
     plain_round_ms: float = 0.0
     plain_sequences: int = 0
+    queue_counts: tuple[int, ...] = ()
 
 
 class Generates(Protocol):

@@ -18,10 +18,12 @@ from dataclasses import asdict
 from typing import Any
 
 from paceline.actors.errors import Overloaded, PacelineError
+from paceline.actors.latency_histogram import REQUEST_BOUNDS_S
 from paceline.cluster.activity import HISTORY_S, RECENT, Activity
 from paceline.cluster.backend import Backend, Pulse
 from paceline.cluster.config import ClusterConfig
 from paceline.cluster.event_stream import to_json
+from paceline.cluster.latency_window import WINDOW_S, bucket_percentiles
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class LiveFeed:
         self._task: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._state: _Message | None = None
-        self._pace: deque[tuple[int, Pulse]] = deque()  # by second, of the last ones
+        self._pulses: deque[tuple[int, Pulse]] = deque()  # by second, of the last `WINDOW_S`, all of one replica
         self._measured: dict[str, Any] = {}  # by the target, when it was last asked
         self._names: frozenset[str] = frozenset()  # the drafters that it knew then
         self._again = False  # whether the actors are asked once more: who told the target may have been ahead of others
@@ -122,7 +124,7 @@ class LiveFeed:
         """A look each second, until nobody watches."""
         clock = self._activity.clock
         at = int(clock())  # the second that is not over
-        self._pace.clear()
+        self._pulses.clear()
         self._measured = {}
         self._state_due = at + STATE_EVERY_S
         pulse_due = busy = at
@@ -177,6 +179,11 @@ class LiveFeed:
         if pulse is None:
             return {"ready": False}
         self._names = frozenset(pulse.known)
+        if self._pulses and self._pulses[-1][1].replica != pulse.replica:
+            self._pulses.clear()  # another replica answered: its counters are its own
+        self._pulses.append((at, pulse))
+        while self._pulses[0][0] < at - WINDOW_S:
+            self._pulses.popleft()
         return {
             "ready": True,
             "usable": list(pulse.usable),
@@ -186,6 +193,7 @@ class LiveFeed:
             "speed_up": self._speed_up(at, pulse),
             "plain_round_ms": round(pulse.plain_round_ms, 2) or None,
             "plain_sequences": pulse.plain_sequences or None,
+            "queue_ms": self._queue_ms(pulse),
         }
 
     def _message(self, point: _Message) -> _Message:
@@ -200,14 +208,15 @@ class LiveFeed:
 
     def _speed_up(self, at: int, pulse: Pulse) -> float | None:
         """Plain decoding's time for the tokens of the last seconds over the time they took; None where none came."""
-        if self._pace and self._pace[-1][1].replica != pulse.replica:
-            self._pace.clear()  # another replica answered: its counters are its own
-        self._pace.append((at, pulse))
-        while self._pace[0][0] < at - SPEED_UP_S:
-            self._pace.popleft()
-        first = self._pace[0][1]
+        first = next(held for when, held in self._pulses if when >= at - SPEED_UP_S)
         took_ms = pulse.decode_ms - first.decode_ms
         return round((pulse.plain_ms - first.plain_ms) / took_ms, 3) if took_ms > 0 else None
+
+    def _queue_ms(self, pulse: Pulse) -> list[float] | None:
+        """[p50, p95] of how long those that left the queue in the window had waited; None where none did."""
+        before = self._pulses[0][1].queue_counts
+        left = [count - earlier for count, earlier in zip(pulse.queue_counts, before, strict=True)]
+        return bucket_percentiles(REQUEST_BOUNDS_S, left) if left else None
 
     def _told_names(self) -> frozenset[str]:
         """The drafters of the last state."""

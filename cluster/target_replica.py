@@ -143,6 +143,7 @@ class TargetReplica:
             plain_ms=pace.plain_ms,
             plain_round_ms=pace.plain_round_ms,
             plain_sequences=pace.plain_sequences,
+            queue_counts=self._engine.counts.queue_s.count.counts,
         )
 
     def trace(self, since_ns: int) -> list[Span]:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from paceline.actors.errors import NotReady
 from paceline.actors.generation import Chunk, Generation, TokenLogprobs
+from paceline.actors.latency_histogram import REQUEST_BOUNDS_S
 from paceline.actors.tracer import Span
 from paceline.cluster.api import create_api
 from paceline.cluster.backend import ActorStatus, ClusterStatus, DrafterState, Pulse
@@ -171,6 +172,7 @@ class FakeBackend:
             1.5 * rounds,
             10.0,
             2,
+            (0, len(self.ended), *[0] * (len(REQUEST_BOUNDS_S) - 1)),
         )
 
     async def status(self) -> ClusterStatus:

@@ -7,7 +7,7 @@ import pytest
 from paceline.actors.errors import EngineError
 from paceline.actors.generation import Chunk, Generation
 from paceline.cluster.activity import HISTORY_S, RECENT, RUNNING, Activity
-from paceline.cluster.latency_window import MOST, WINDOW_S, LatencyWindow
+from paceline.cluster.latency_window import MOST, WINDOW_S, LatencyWindow, bucket_percentiles
 
 
 class Clock:
@@ -129,5 +129,28 @@ def test_latencies_are_those_of_streams(activity: Activity, clock: Clock) -> Non
         whole.round(Chunk([1]), 1)
         watched.round(Chunk([1]), 1)
     found = activity.latencies.percentiles(clock.now)
-    assert found == {"ttft_ms": [200.0, 200.0], "token_ms": [10.0, 100.0]}
-    assert activity.latencies.percentiles(clock.now + 2 * WINDOW_S) == {"ttft_ms": None, "token_ms": None}
+    assert found == {"ttft_ms": [200.0, 200.0], "token_ms": [10.0, 100.0], "whole_ms": None}
+    assert set(activity.latencies.percentiles(clock.now + 2 * WINDOW_S).values()) == {None}
+
+
+def test_the_time_of_a_whole_answer_is_that_of_those_that_came_to_their_end(activity: Activity, clock: Clock) -> None:
+    """Streams or not; who left did not wait for the end."""
+    for number in range(20):
+        with activity.watch(generation(streamed=number % 2 == 0)) as watched:
+            clock.now += 0.25 + number / 1024
+            watched.round(Chunk([1], "stop"), 1)
+            watched.ended("stop")
+    leaving = activity.watch(generation())
+    clock.now += 8
+    with pytest.raises(GeneratorExit), leaving:
+        raise GeneratorExit
+    median, rare = activity.latencies.percentiles(clock.now)["whole_ms"]
+    assert median == pytest.approx(250 + 9 * 1000 / 1024, abs=0.01), "ten of twenty took at most so long"
+    assert rare == pytest.approx(250 + 18 * 1000 / 1024, abs=0.01), "nineteen of twenty"
+
+
+def test_percentiles_of_buckets_lie_evenly_within_them() -> None:
+    assert bucket_percentiles((0.1, 0.2), (0, 0, 0)) is None
+    assert bucket_percentiles((0.1, 0.2), (10, 0, 0)) == [50.0, 95.0]
+    assert bucket_percentiles((0.1, 0.2), (5, 15, 0)) == [pytest.approx(133.33), pytest.approx(193.33)]
+    assert bucket_percentiles((0.1, 0.2), (1, 0, 3)) == [200.0, 200.0], "beyond the last bound"

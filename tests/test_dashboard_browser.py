@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from browser import Browser
@@ -69,6 +70,27 @@ def test_a_fresh_page_says_that_it_is_empty_and_fills_while_requests_run(
             "document.querySelector('#tile-speed-up-note').textContent === 'plain round of 2: 10.0 ms'",
             "the plain round is one of as many as run",
         )
+
+
+def test_latencies_are_drawn_over_time_as_the_server_tells_them(
+    chromium: Browser, backend: FakeBackend, tokenizer: ChatTokenizer
+) -> None:
+    """First tokens of streams alone; whole answers of all; of the queue what the target counted meanwhile."""
+
+    def drawn(chart: str) -> str:
+        return f"{painted(f'#{chart}-chart canvas', ['--accent', '--warm'])}"
+
+    with opened(chromium, backend, tokenizer) as url:
+        chromium.wait("document.querySelector('#tile-running').textContent === '0'", "the target was asked before")
+        assert chromium.text("#wait-chart .empty").startswith("No request came")
+        ask(url)
+        chromium.wait(drawn("answer-time"), "the answer's time")
+        chromium.wait(drawn("wait"), "the time in the queue")
+        assert chromium.evaluate("!document.querySelector('#first-chart .empty').hidden"), "nobody read along"
+        streamed = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "stream": True}
+        assert "[DONE]" in httpx.post(f"{url}/v1/chat/completions", json=streamed).text
+        chromium.wait(drawn("first"), "the time to the first token")
+        chromium.wait("document.querySelector('#tile-ttft-note').textContent.startsWith('median; p95')", "and its tile")
 
 
 def test_the_switches_choose_what_the_share_shows_and_of_how_long(

@@ -16,8 +16,10 @@ from fake_backend import CONFIG, EOS, MODEL, FakeBackend, make_api, make_tokeniz
 
 from paceline.actors.errors import Overloaded
 from paceline.actors.generation import Chunk, Generation
+from paceline.actors.latency_histogram import REQUEST_BOUNDS_S
 from paceline.cluster.activity import Activity
 from paceline.cluster.backend import ClusterStatus, Pulse
+from paceline.cluster.latency_window import WINDOW_S
 from paceline.cluster.live_feed import (
     IDLE_PULSE_S,
     LINGER_S,
@@ -34,15 +36,19 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 
 class CountingBackend(FakeBackend):
-    """Counts what it is asked; `pace` is what the target's counters say, one pulse after the other."""
+    """Counts what it is asked; `pace` and `queued` are what the target's counters say, one pulse after the other."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: [])
         self.pulses = self.statuses = 0
         self.pace: list[tuple[str, float, float]] = []
+        self.queued: list[tuple[str, tuple[int, ...]]] = []
 
     async def pulse(self) -> Pulse | None:
         self.pulses += 1
+        if self.queued:
+            replica, counts = self.queued.pop(0)
+            return Pulse(replica, 0, 0, (), (), {}, queue_counts=counts)
         if not self.pace:
             return await super().pulse()
         replica, decode_ms, plain_ms = self.pace.pop(0)
@@ -195,6 +201,21 @@ async def test_speed_up_is_plain_time_over_time_taken_of_the_last_seconds(backen
     backend.pace = [("a", 10.0, 30.0), *[("a", 10.0 + n, 30.0 + n) for n in range(1, pulses)]]
     told = [tick["point"]["speed_up"] for tick in await ticks(feed, pulses * PULSE_EVERY_S)]
     assert told[-1] == 1.0
+
+
+async def test_queue_times_are_those_of_the_requests_that_left_it_lately(backend: CountingBackend) -> None:
+    """By bucket: of four that left, two had waited up to 10 ms, and two from 0.5 to 1 s."""
+
+    def counts(at_once: int, long: int) -> tuple[int, ...]:
+        return (at_once, 0, 0, 0, 0, long, *[0] * (len(REQUEST_BOUNDS_S) - 5))
+
+    feed = make_feed(backend, busy())
+    steps = [("a", counts(7, 7)), ("a", counts(9, 9)), ("b", counts(50, 0)), ("b", counts(50, 1))]
+    backend.queued = [*steps, *[("b", counts(50, 1))] * int(WINDOW_S / PULSE_EVERY_S + 1)]
+    told = [tick["point"]["queue_ms"] for tick in await ticks(feed, len(backend.queued) * PULSE_EVERY_S)]
+    told = told[::PULSE_EVERY_S]
+    assert told[:4] == [None, [10.0, 950.0], None, [750.0, 975.0]], "another replica's counters are its own"
+    assert told[-1] is None, "what left earlier than the window"
 
 
 async def test_a_second_in_which_nothing_happened_has_no_message(backend: CountingBackend) -> None:

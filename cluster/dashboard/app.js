@@ -32,15 +32,22 @@ const rates = new LineChart($("rate-chart"), $("rate-keys"), {
     { name: "plain decoding would make", colour: "--muted", kind: "dashed" },
   ],
 });
-const latencies = new LineChart($("latency-chart"), $("latency-keys"), {
-  unit: "ms",
-  format: tenths,
-  emptyText: "No stream ran in this time.",
-  lines: [
-    { name: "median", colour: "--accent", kind: "filled" },
-    { name: "p99", colour: "--warm", kind: "thin" },
-  ],
-});
+// How long something took: its median, and what few took longer than.
+function percentiles(id, unit, format, rare, emptyText) {
+  return new LineChart($(`${id}-chart`), $(`${id}-keys`), {
+    unit,
+    format,
+    emptyText,
+    lines: [
+      { name: "median", colour: "--accent", kind: "filled" },
+      { name: rare, colour: "--warm", kind: "thin" },
+    ],
+  });
+}
+const latencies = percentiles("latency", "ms", tenths, "p99", "No stream ran in this time.");
+const firsts = percentiles("first", "ms", whole, "p95", "No stream began in this time.");
+const waits = percentiles("wait", "ms", tenths, "p95", "No request came while this page watched.");
+const answers = percentiles("answer-time", "s", tenths, "p95", "No answer ended in this time.");
 const queue = new LineChart($("queue-chart"), $("queue-keys"), {
   unit: "requests",
   format: whole,
@@ -68,8 +75,12 @@ function draw() {
   const rate = seconds.map((t) => (history.points.size ? history.rate(t) : null));
   const plain = history.values(seconds, (point) => point.speed_up || null);
   rates.update(seconds, [rate, rate.map((value, at) => (plain[at] && value ? value / plain[at] : null))]);
-  const wait = (place) => history.values(seconds, (point) => (point.token_ms ? point.token_ms[place] : null));
-  latencies.update(seconds, [wait(0), wait(1)]);
+  const both = (name, per = 1) =>
+    [0, 1].map((place) => history.values(seconds, (point) => (point[name] ? point[name][place] / per : null)));
+  latencies.update(seconds, both("token_ms"));
+  firsts.update(seconds, both("ttft_ms"));
+  waits.update(seconds, both("queue_ms"));
+  answers.update(seconds, both("whole_ms", 1000));
   queue.update(seconds, [history.values(seconds, (point) => point.running), history.values(seconds, (point) => point.waiting)]);
   showTiles(history);
   showDrafters(history, state);

@@ -50,9 +50,9 @@ export function showTiles(history) {
     puller.replaceChildren(...(first ? [swatch(first[0]), first[0]] : ["–"]));
   }
   set("tile-puller-note", first ? `${percent(first[1] / total)} of rounds` : "nobody now");
-  for (const [id, pair] of [["tile-ttft", point.ttft_ms], ["tile-token", point.token_ms]]) {
+  for (const [id, pair, rare] of [["tile-ttft", point.ttft_ms, "p95"], ["tile-token", point.token_ms, "p99"]]) {
     set(id, milliseconds(pair && pair[0]));
-    set(`${id}-note`, pair ? `median; p99 ${milliseconds(pair[1])}` : "median of 30 s, streams");
+    set(`${id}-note`, pair ? `median; ${rare} ${milliseconds(pair[1])}` : "median of 30 s, streams");
   }
   set("tile-running", `${point.running ?? "–"}`);
   set("tile-running-note", `${point.waiting ?? 0} waiting`);
