@@ -3,22 +3,23 @@
 PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/img
 PYTHONPATH=tests python tests/dashboard_pictures.py http://127.0.0.1:8000 docs/img --watch NAME    # the live page alone
 
-First the playground answers a few prompts, and the answer in which most drafters had a part is kept; then two clients
-stream the prompts of the first ride, sampled so that no answer is an earlier one's, while the live page watches. With
-`--watch` whoever uses the cluster makes the traffic.
+First the playground answers a few prompts, and the answer in which most drafters had a part is kept; then clients
+stream the prompts of the first ride, one domain for a while and then the next, sampled so that no answer is an earlier
+one's, while the live page watches. With `--watch` whoever uses the cluster makes the traffic.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import threading
 import time
 from pathlib import Path
 
 import httpx
 from browser import Browser
-from live_cluster import prompts
+from live_cluster import PROMPTS
 from PIL import Image
 
 PLAYGROUND = (
@@ -27,7 +28,7 @@ PLAYGROUND = (
     "A train travels 60 miles per hour for 3 hours, then 40 miles per hour for 2 hours. How far is that? Step by step.",
     "Translate to French: The library is open every day except Sunday, and children can borrow five books.",
 )
-CLIENTS = 2
+DOMAIN_S = 24.0  # of a domain's prompts before the next one's
 _DRAFTERS = "new Set([...document.querySelectorAll('#legend li')].map(e => e.dataset.name)).size"
 _LONGEST = """[...document.querySelectorAll('.round')]
     .map((round, place) => [round.children.length, place]).sort((a, b) => b[0] - a[0])[0][1]"""
@@ -39,6 +40,8 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=130.0, help="of traffic before the live page's pictures")
+    parser.add_argument("--clients", type=int, default=1, help="that stream side by side")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of what they ask for")
     parser.add_argument(
         "--watch", metavar="NAME", help="only the live page, light and wide, without traffic of its own"
     )
@@ -49,7 +52,7 @@ def main() -> None:
             watch(browser, given.url, given.folder / f"{given.watch}.png", given.seconds)
             return
         playground(browser, given.url, given.folder)
-        live(browser, given.url, given.folder, given.seconds)
+        live(browser, given)
 
 
 def playground(browser: Browser, url: str, folder: Path) -> None:
@@ -92,16 +95,22 @@ def keep(browser: Browser, path: Path, *, whole: bool = False) -> None:
     Image.open(path).convert("RGB").save(path, optimize=True)
 
 
-def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
-    """The live page under a mixed stream: wide in both themes, and on a phone."""
+def live(browser: Browser, given: argparse.Namespace) -> None:
+    """The live page under a mixed stream, wide and on a phone in both themes; and the playground on a phone."""
     stopping = threading.Event()
-    clients = [threading.Thread(target=stream, args=(url, number, stopping)) for number in range(CLIENTS)]
+    began_s = time.monotonic()
+    clients = [
+        threading.Thread(target=stream, args=(given.url, given.temperature, number, began_s, stopping))
+        for number in range(given.clients)
+    ]
+    folder = given.folder
     browser.resize(1440, 900)
     browser.click("nav a[data-view=live]")
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)  # it points at nothing
     for client in clients:
         client.start()
     try:
-        time.sleep(seconds)
+        time.sleep(given.seconds)
         keep(browser, folder / "dashboard-light.png", whole=True)
         browser.prefer(prefers_color_scheme="dark")
         time.sleep(1.5)
@@ -109,23 +118,35 @@ def live(browser: Browser, url: str, folder: Path, seconds: float) -> None:
         browser.resize(390, 844, scale=2)
         time.sleep(1.5)
         keep(browser, folder / "dashboard-phone.png")
+        browser.prefer(prefers_color_scheme="light")
+        time.sleep(1.5)
+        keep(browser, folder / "dashboard-phone-light.png")
+        browser.click("nav a[data-view=playground]")
+        time.sleep(1.5)
+        browser.evaluate("scrollBy(0, document.querySelector('#answer').getBoundingClientRect().top - 60)")
+        keep(browser, folder / "playground-phone.png")
     finally:
         stopping.set()
         for client in clients:
             client.join()
 
 
-def stream(url: str, number: int, stopping: threading.Event) -> None:
-    """One client's requests until it is told to stop; each starts at another prompt."""
-    texts = prompts()
+def stream(url: str, temperature: float, number: int, began_s: float, stopping: threading.Event) -> None:
+    """One client's requests until it is told to stop, all of the domain whose turn it is; each client has its place."""
+    by_domain: dict[str, list[str]] = {}
+    for line in PROMPTS.read_text().splitlines():
+        held = json.loads(line)
+        by_domain.setdefault(held["domain"], []).append(held["prompt"])
+    domains = list(by_domain.values())
     with httpx.Client(base_url=url, timeout=120) as client:
         model = client.get("/v1/models").json()["data"][0]["id"]
-        for text in itertools.islice(itertools.cycle(texts), number * len(texts) // CLIENTS, None):
+        for place in itertools.count(number):
             if stopping.is_set():
                 return
-            message = {"role": "user", "content": text}
-            body = {"model": model, "messages": [message], "max_tokens": 96, "temperature": 0.8, "stream": True}
-            client.post("/v1/chat/completions", json=body).raise_for_status()
+            texts = domains[int((time.monotonic() - began_s) / DOMAIN_S) % len(domains)]
+            message = {"role": "user", "content": texts[place % len(texts)]}
+            body = {"model": model, "messages": [message], "max_tokens": 96, "temperature": temperature}
+            client.post("/v1/chat/completions", json={**body, "stream": True}).raise_for_status()
 
 
 if __name__ == "__main__":

@@ -97,6 +97,18 @@ def test_what_the_page_refers_to_is_there() -> None:
         assert len(path.read_text().splitlines()) <= 400
 
 
+def test_pictures_of_the_page_have_all_its_colours() -> None:
+    """A palette of few colours changes those of the drafters, by which the pictures are read."""
+    pictures = sorted((ROOT / "docs" / "img").glob("dashboard*.png"))
+    assert len(pictures) >= 3, "light, dark, phone"
+    shown = (ROOT / "docs" / "dashboard.md").read_text()
+    for path in pictures:
+        header = path.read_bytes()[:26]
+        assert header.startswith(b"\x89PNG\r\n\x1a\n"), path
+        assert header[25] in {2, 6}, f"{path}: colour type {header[25]}, expected RGB (2) or RGBA (6)"
+        assert f"img/{path.name}" in shown, f"{path} is shown nowhere"
+
+
 def test_a_wheel_carries_every_file(tmp_path: Path) -> None:
     """Built from a copy, so that nothing is left in the tree. The installed package is asked by the other tests."""
     source = tmp_path / "source"
