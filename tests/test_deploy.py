@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import shlex
 import tomllib
 import warnings
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from crd_schema import violations
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from paceline.actors.errors import ConfigError
+from paceline.cluster import cli
+from paceline.cluster.access import check_exposure, with_environment_keys
 from paceline.cluster.config import ClusterConfig, parse_config
 
 with warnings.catch_warnings():
@@ -161,35 +164,6 @@ def pod_resources(group: dict[str, Any]) -> dict[str, float]:
     return {"CPU": cpus, "GPU": float(limits.get("nvidia.com/gpu", 0)), **custom}
 
 
-def test_a_manifest_is_held_against_its_definition() -> None:
-    """With a definition of our own; KubeRay's is given to the script by whoever has it."""
-    fields = {
-        "spec": {
-            "type": "object",
-            "required": ["properties"],
-            "properties": {
-                "properties": {"type": "integer"},
-                "port": {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
-                "open": {"type": "object", "properties": {}, "x-kubernetes-preserve-unknown-fields": True},
-            },
-        },
-        "apiVersion": {"type": "string"},
-        "kind": {"type": "string"},
-        "metadata": {"type": "object"},
-    }
-    version = {"name": "v1", "schema": {"openAPIV3Schema": {"type": "object", "properties": fields}}}
-    definition = {"spec": {"names": {"kind": "Thing"}, "versions": [version]}}
-    good = {"apiVersion": "x/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"properties": 1, "port": "http"}}
-    assert violations(good, definition) == []
-    assert violations(good | {"spec": {"properties": 1, "open": {"any": 1}}}, definition) == []
-    assert violations(good | {"kind": "Other"}, definition) == ["x/v1 Other is not what this definition defines"]
-    (unknown,) = violations(good | {"spec": {"properties": 1, "prot": 1}}, definition)
-    assert unknown.startswith("spec: ")
-    assert "'prot' was unexpected" in unknown
-    (missing,) = violations(good | {"spec": {}}, definition)
-    assert "'properties' is a required property" in missing
-
-
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
 
@@ -234,3 +208,23 @@ def test_the_image_runs_without_root_away_from_the_sources() -> None:
     assert "PACELINE_CACHE=/var/cache/paceline" in DOCKERFILE
     stages = set(re.findall(r" AS runtime-(\w+)$", DOCKERFILE, re.MULTILINE))
     assert stages == {"cpu", "cuda"}, "the values of the argument DEVICE"
+
+
+def run_lines(page: Path) -> list[list[str]]:
+    """The words of every `docker run` of a file that begins a line, or a comment."""
+    lines = re.findall(r"^(?:#\s+)?(docker run .+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_image_is_run_alike_in_its_header_and_in_the_document_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    (header,), (written,) = run_lines(DEPLOY / "Dockerfile"), run_lines(ROOT / "docs" / "cluster.md")
+    assert header == written
+    variables = [written[place + 1] for place, word in enumerate(written) if word == "-e"]
+    (command,) = re.findall(r"^CMD (\[.+\])$", DOCKERFILE, re.MULTILINE)
+    serve = cli.parser().parse_args(json.loads(command)[1:])
+    settings = parse_config(load(Path(serve.file).name))
+    with pytest.raises(ConfigError, match="PACELINE_API_KEYS"):
+        check_exposure(with_environment_keys(settings).http, serve.host)
+    for variable in variables:
+        monkeypatch.setenv(*variable.split("=", 1))
+    check_exposure(with_environment_keys(settings).http, serve.host)
