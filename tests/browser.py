@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-import pytest
+from required_tools import without
 from websockets.sync.client import ClientConnection, connect
 
 START_S = 60
@@ -37,10 +37,10 @@ _SHIFT = 8
 
 
 def chromium() -> str:
-    """The browser's path; the calling test is skipped where there is none."""
+    """The browser's path; where there is none the calling test goes `without`."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("no Chromium is installed (Debian's package `chromium`)")
+        without("chromium", "no Chromium is installed (Debian's package `chromium`)")
     return path
 
 

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from required_tools import required
 
 if TYPE_CHECKING:
     from paceline.cluster.served_process import ServedProcess
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read by `import triton`, which no test module may precede
+
+
+def pytest_configure() -> None:
+    """See that what has to be there is something that tests know."""
+    required()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

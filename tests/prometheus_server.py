@@ -6,14 +6,15 @@ import json
 import math
 import shutil
 import subprocess
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 from live_cluster import wait_until
+from required_tools import without
 
 from paceline.cluster.served_process import free_port
 
@@ -23,10 +24,10 @@ RATE = "30s"  # what the board's $__rate_interval becomes
 
 
 def require_binaries() -> None:
-    """Skip where Prometheus is not installed."""
+    """Where Prometheus is not installed the calling test goes `without`."""
     for program in ("prometheus", "promtool"):
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed (Debian's package: prometheus)")
+            without("prometheus", f"{program} is not installed (Debian's package: prometheus)")
 
 
 class Prometheus:
@@ -106,8 +107,9 @@ class Prometheus:
 def board_queries(prefix: str) -> list[tuple[str, str]]:
     """Every query of the Grafana board, by its panel's title, with the variables filled in."""
     board = json.loads((DEPLOY / "grafana" / "paceline.json").read_text())
+    filled = {"${prefix}": prefix, "$__rate_interval": RATE, "$drafter": ".*"}
     return [
-        (panel["title"], target["expr"].replace("${prefix}", prefix).replace("$__rate_interval", RATE))
+        (panel["title"], reduce(lambda query, part: query.replace(*part), filled.items(), target["expr"]))
         for panel in board["panels"]
         for target in panel.get("targets", [])
     ]

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from required_tools import without
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "deploy" / "three_hosts.sh"
@@ -23,10 +24,10 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable}
 
 @pytest.fixture(autouse=True, scope="module")
 def possible() -> None:
-    """Skip, with the script's own reason, where it has one."""
+    """Go `without`, with the script's own reason, where it has one."""
     tried = subprocess.run([SCRIPT, "true"], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     if tried.returncode == CANNOT:
-        pytest.skip(tried.stderr.strip())
+        without("three_hosts", tried.stderr.strip())
     assert tried.returncode == 0, tried.stderr
 
 
