@@ -42,6 +42,7 @@ class TestQueries:
 
     @pytest.mark.parametrize(("title", "query"), [*board_queries("paceline"), *alert_queries()])
     def test_they_name_only_metrics_and_labels_that_there_are(self, title: str, query: str) -> None:
+        assert not re.search(r"\$[a-z_{]", query), f"{title}: a variable that is not filled in"
         found = re.findall(r"(paceline_[a-z0-9_]+)(?:\{([^}]*)\})?", query)
         assert found, title
         for written, matchers in found:
@@ -70,7 +71,7 @@ class TestQueries:
     def test_the_board_can_be_loaded_anywhere(self) -> None:
         """No data source of somebody's Grafana is written into it, and panels do not overlap."""
         board = json.loads((DEPLOY / "grafana" / "paceline.json").read_text())
-        assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "prefix"}
+        assert {variable["name"] for variable in board["templating"]["list"]} == {"datasource", "prefix", "drafter"}
         taken: set[tuple[int, int]] = set()
         for panel in board["panels"]:
             place = panel["gridPos"]
