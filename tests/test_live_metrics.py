@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -65,6 +66,19 @@ def test_every_name_has_data(scraped: Prometheus) -> None:
 def test_every_query_of_the_board_has_data(scraped: Prometheus) -> None:
     for panel, query in board_queries("paceline"):
         assert scraped.values(query), f"{panel}: {query}"
+
+
+def test_acceptance_is_shown_by_drafter_and_position(scraped: Prometheus) -> None:
+    (query,) = [query for panel, query in board_queries("paceline") if panel.startswith("Kept by drafter and position")]
+    shown: dict[str, dict[int, float]] = {}
+    for series in scraped.query(query):
+        labels, share = series["metric"], float(series["value"][1])
+        if math.isfinite(share):
+            shown.setdefault(labels["drafter"], {})[int(labels["position"])] = share
+    assert len(shown) >= 2, "each was asked by name"
+    assert max(len(shares) for shares in shown.values()) >= 2
+    for drafter, shares in shown.items():
+        assert sorted(shares) == list(range(len(shares))), drafter
 
 
 def test_every_alert_can_be_asked_and_none_fires_that_should_not(scraped: Prometheus) -> None:
