@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import re
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,6 +16,7 @@ import psutil
 import pytest
 from bad_input_cases import CASES, check_case
 from live_cluster import DRAFTERS, PORTS, ROOT, ask, body, model_name, prompts, text_of, wait_until
+from required_tools import without
 
 from paceline.cluster.client import Client
 from paceline.cluster.served_process import ServedProcess
@@ -160,3 +164,33 @@ def test_the_quick_start_runs_as_it_is_written(live: ServedProcess, capsys: pyte
     text, rounds = capsys.readouterr().out.strip().rsplit("\n", 1)
     assert len(text) > 20
     assert sum(ast.literal_eval(rounds).values()) == pytest.approx(1.0, abs=0.01)
+
+
+def fields_of(value: object) -> object:
+    """What a reply is made of: the fields of objects, all the way down; names of drafters are not fields."""
+    match value:
+        case {"rounds_by_drafter": dict(), **rest}:
+            return fields_of(rest) | {"rounds_by_drafter": None}
+        case dict():
+            return {name: fields_of(item) for name, item in value.items()}
+        case [dict() as first, *_]:
+            return [fields_of(first)]
+    return None
+
+
+def test_the_first_request_of_the_readme_runs_as_it_is_written_and_is_answered_as_is_printed(
+    live: ServedProcess,
+) -> None:
+    if shutil.which("curl") is None:
+        without("curl", "curl is not installed")
+    readme = (ROOT / "README.md").read_text()
+    command, printed = re.findall(r"^```(?:bash\n(?=curl)|json\n)(.*?)^```", readme, re.M | re.S)
+    written = "http://127.0.0.1:8000"
+    assert command.count(written) == 1
+    ran = subprocess.run(
+        ["bash", "-c", command.replace(written, live.url)], capture_output=True, text=True, timeout=60, check=True
+    )
+    reply = json.loads(ran.stdout)
+    assert fields_of(reply) == fields_of(json.loads(printed))
+    assert reply["choices"][0]["message"]["content"].startswith("A library is ")
+    assert sum(reply["metrics"]["speculative_decoding"]["rounds_by_drafter"].values()) == pytest.approx(1, abs=0.01)
