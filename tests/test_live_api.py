@@ -15,7 +15,7 @@ import openai
 import psutil
 import pytest
 from bad_input_cases import CASES, check_case
-from live_cluster import DRAFTERS, PORTS, ROOT, ask, body, model_name, prompts, text_of, wait_until
+from live_cluster import DRAFTERS, PORTS, ROOT, ask, body, model_name, prompts, stream, text_of, wait_until
 from required_tools import without
 
 from paceline.cluster.client import Client
@@ -70,6 +70,21 @@ def test_a_request_may_name_its_policy_and_gets_the_same_text(live: ServedProces
         texts.add(text_of(reply))
         assert reply["metrics"]["speculative_decoding"]["rounds"] > 0
     assert len(texts) == 1
+
+
+def test_a_policy_that_a_request_names_decides_who_pulls(live: ServedProcess) -> None:
+    """By the weights that rounds are told: whether a draft is asked for then is a matter of what it costs here."""
+    live.wait_for_drafters(set(DRAFTERS), 60)
+    assert len(leaders(live, "round_robin")) >= 2, "in turn all of them have all of the weight"
+    assert not leaders(live, "uniform"), "all of them have as much"
+
+
+def leaders(live: ServedProcess, policy: str) -> set[str]:
+    """Who had all of the weight in a round of an answer."""
+    wanted = {"policy": policy, "detail": True}
+    _, events = stream(live, prompts()[11], max_tokens=96, ignore_eos=True, paceline=wanted)
+    rounds = [event["paceline"]["weights"] for event in events if (event.get("paceline") or {}).get("weights")]
+    return {name for weights in rounds for name, weight in weights.items() if weight > 0.99}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
