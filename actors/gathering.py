@@ -3,7 +3,8 @@
 Each message costs its sender, the wire and the selector about a millisecond, whatever is in it, and where they share
 the target's processors every round pays. With more sequences a target makes fewer tokens of each in the same time, so
 that news may be gathered for longer without being older in tokens; where it makes as many, what has gathered of one
-sequence ends the wait: the selector has room for few tokens beyond the delay at which it releases losses.
+sequence ends the wait: the selector has room for few tokens beyond the delay at which it releases losses. Never sooner
+than for a sequence alone, or a fast target would bury a slow selector in messages.
 `weights_link` and `score_link` wait by it.
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import open_channel
-from paceline.actors.gathering import MOST_TOKENS, gather_s
+from paceline.actors.gathering import ALONE_S, MOST_TOKENS, gather_s
 from paceline.actors.messages import Heartbeat, Score
 from paceline.protos import paceline_pb2 as pb
 from paceline.protos import paceline_pb2_grpc as pb_grpc
@@ -64,7 +64,7 @@ class ScoreLink:
         self._changed = Condition()
         self._stream = 0  # number of the stream that may take scores; 0 is none
         self._stopping = Event()
-        self._urgent = Event()  # enough is queued
+        self._enough = Event()  # much of one sequence is queued, or the stream is over
         self._unsent: Counter[int] = Counter()  # positions by sequence
         self.dropped = 0
         self._thread = Thread(target=self._run, name="score-link", daemon=True)
@@ -84,7 +84,7 @@ class ScoreLink:
             for score in scores:
                 self._unsent[score.seq] += len(score.gammas)
                 if self._unsent[score.seq] >= MOST_TOKENS:
-                    self._urgent.set()
+                    self._enough.set()
             while len(self._queue) > self._max_queued:
                 self._queue.popleft()
                 self.dropped += 1
@@ -152,14 +152,14 @@ class ScoreLink:
                 scores = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
                 sequences = len(self._unsent)
                 self._unsent.clear()
-                self._urgent.clear()
+                self._enough.clear()
                 more = bool(self._queue)
             yield selector_wire.encode_scores(drafter, scores)
-            if not more:
-                self._urgent.wait(gather_s(sequences))
+            if not more and not self._stopping.wait(ALONE_S):
+                self._enough.wait(gather_s(sequences) - ALONE_S)
 
     def _end_stream(self) -> None:
         with self._changed:
             self._stream = 0
             self._changed.notify_all()
-        self._urgent.set()
+        self._enough.set()

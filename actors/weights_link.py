@@ -15,7 +15,7 @@ from typing import Any
 
 from paceline.actors import selector_wire
 from paceline.actors.channel import CONNECT_TIMEOUT_S, open_channel
-from paceline.actors.gathering import MOST_TOKENS, gather_s
+from paceline.actors.gathering import ALONE_S, MOST_TOKENS, gather_s
 from paceline.actors.held_weights import HeldWeights
 from paceline.actors.messages import DraftTiming, Member, RoundContext, SequenceOpened, SequenceRound
 from paceline.actors.report_buffer import ReportBuffer
@@ -64,6 +64,7 @@ class WeightsLink:
         self._call: Any = None
         self._stopping = Event()
         self._urgent = Event()  # news that does not wait to be gathered
+        self._enough = Event()  # the same, or much of one sequence
         self._thread = Thread(target=self._run, name="weights-link", daemon=True)
         # A gRPC call that still runs while the interpreter comes down can hold its exit for ever.
         atexit.register(self.close)
@@ -103,6 +104,7 @@ class WeightsLink:
             self._reports.opened(sequence)
             self._changed.notify_all()
         self._urgent.set()
+        self._enough.set()
 
     def played(
         self,
@@ -118,7 +120,7 @@ class WeightsLink:
             self._changed.notify_all()
             enough = self._reports.unsent >= MOST_TOKENS
         if enough:
-            self._urgent.set()
+            self._enough.set()
 
     def closed(self, seq: int) -> None:
         """See `WeightsBoard`."""
@@ -189,8 +191,10 @@ class WeightsLink:
             for start in range(0, len(reports), MESSAGE_REPORTS):
                 yield selector_wire.encode_reports(reports[start : start + MESSAGE_REPORTS])
             # A new sequence is announced at once: drafters' scores of one that the selector does not know are lost.
-            self._urgent.wait(gather_s(self._reports.running))
+            if not self._urgent.wait(ALONE_S):
+                self._enough.wait(gather_s(self._reports.running) - ALONE_S)
             self._urgent.clear()
+            self._enough.clear()
             with self._changed:
                 self._changed.wait_for(lambda: self._reports or self._stream != number)
                 if self._stream != number:
